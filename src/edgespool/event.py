@@ -1,0 +1,171 @@
+"""What the program records and what the queue holds. A leaf: knows no disk, no network, no format.
+
+An event's id is a UUIDv7 (RFC 9562, section 5.7): 48 bits of milliseconds, then random bits, so that ids made on one
+device sort roughly by time and never collide across a fleet. It is made once, at record time, and never changes, which
+is what lets a receiver drop the repeats after a lost reply.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from .errors import EventError
+
+__all__ = ["Batch", "Event", "Record", "StoredEvent", "id_text", "new_id", "new_ids"]
+
+# A generator of our own: a program that calls random.seed(42) must not make the same ids at every start.
+_random = random.Random()  # noqa: S311 - ids need uniqueness, not secrecy
+if hasattr(os, "register_at_fork"):
+    # A forked child would otherwise continue its parent's sequence.
+    os.register_at_fork(after_in_child=_random.seed)
+
+_VERSION_AND_VARIANT = (0x7 << 76) | (0b10 << 62)
+_TIME_LIMIT = 1 << 48
+
+
+def new_id() -> bytes:
+    """Return a fresh UUIDv7 as its 16 bytes."""
+    milliseconds = time.time_ns() // 1_000_000
+    if not 0 <= milliseconds < _TIME_LIMIT:  # a clock before 1970 or past the year 10889
+        milliseconds = 0
+    bits = _random.getrandbits(74)
+    number = (milliseconds << 80) | _VERSION_AND_VARIANT | ((bits >> 62) << 64) | (bits & 0x3FFF_FFFF_FFFF_FFFF)
+    return number.to_bytes(16, "big")
+
+
+def new_ids(count: int) -> tuple[list[bytes], list[str]]:
+    """Return so many fresh UUIDv7, as bytes and as text: one that is drawn, then the numbers after it.
+
+    Counting up within a millisecond is what RFC 9562, section 6.2, calls monotonic random.
+    """
+    first = new_id()
+    low = int.from_bytes(first[10:], "big") >> 1  # below 2^47: room to count
+    prefix, text = first[:10], f"{id_text(first)[:24]}%012x"
+    numbers = range(low, low + count)
+    return [prefix + number.to_bytes(6, "big") for number in numbers], [text % number for number in numbers]
+
+
+def id_text(raw: bytes | str) -> str:
+    """Return an event id as text: 16 bytes become the usual UUID form, text stays as it is."""
+    if isinstance(raw, str):
+        return raw
+    h = raw.hex()
+    return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event for :meth:`edgespool.Client.record_event`.
+
+    Args:
+        name: what happened, e.g. ``"temperature"``; becomes the CloudEvents ``type``. Not empty.
+        data: the values, anything JSON can say, plus datetime, date, Decimal, UUID, Enum, dataclasses, numpy scalars.
+        time: when it happened: seconds since 1970 (UTC), or a datetime (a naive one is local time). None: now.
+        id: an id of your own, a non-empty string that is unique for this device. None: a fresh UUIDv7.
+        route: events of one route stay in order and never wait for another route. Empty: the default route.
+
+    Raises:
+        EventError: an argument has the wrong type or is empty.
+    """
+
+    name: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    time: float | datetime | None = None
+    id: str | None = None
+    route: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise EventError(f"event name: a non-empty string is needed, not {self.name!r}")
+        if not isinstance(self.data, Mapping):
+            raise EventError(f"event data: a mapping is needed, not {type(self.data).__name__}")
+        if self.id is not None and (not isinstance(self.id, str) or not self.id):
+            raise EventError(f"event id: a non-empty string is needed, not {self.id!r}")
+        if not isinstance(self.route, str):
+            raise EventError(f"event route: a string is needed, not {type(self.route).__name__}")
+        for what, text in (("name", self.name), ("id", self.id or ""), ("route", self.route)):
+            check_text(what, text)
+        self.epoch()
+
+    def epoch(self) -> float | None:
+        """Return the event's time in seconds since 1970, or None for "now".
+
+        Raises:
+            EventError: the time is no finite number of seconds that a calendar can show, and no datetime.
+        """
+        when = self.time
+        if when is None:
+            return None
+        if isinstance(when, datetime):
+            when = when.timestamp()
+        if isinstance(when, bool) or not isinstance(when, (int, float)):
+            raise EventError(f"event time: seconds since 1970 or a datetime is needed, not {type(when).__name__}")
+        try:
+            datetime.fromtimestamp(when, timezone.utc)
+        except (ValueError, OverflowError, OSError) as error:
+            raise EventError(f"event time: {when!r} is not a time a calendar can show (seconds since 1970?)") from error
+        return float(when)
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise EventError unless the text can be written as UTF-8 (a lone surrogate cannot)."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise EventError(f"event {what}: {text!r} holds a lone surrogate, which is not valid Unicode text") from error
+
+
+class Record(NamedTuple):
+    """An encoded event on its way into the queue."""
+
+    payload: bytes  # the event as it will be sent
+    id: bytes | str  # 16 bytes of UUIDv7, or the user's own text
+    time: float  # seconds since 1970 by the device's clock
+    mono: int  # microseconds of the boot clock
+    route: str = ""
+    time_given: bool = False  # the user gave the time: it is never corrected
+
+
+class StoredEvent(NamedTuple):
+    """An event as the queue hands it out."""
+
+    rowid: int  # the queue's own key; increases along a route
+    payload: bytes
+    time: float
+    raw_id: bytes | str
+    corrected: bool  # the time was put right after it was taken with a wrong clock
+
+    @property
+    def id(self) -> str:
+        """The event's id as text."""
+        return id_text(self.raw_id)
+
+
+class Batch(NamedTuple):
+    """Events of one route, in order, leased to one sender."""
+
+    route: str
+    events: Sequence[StoredEvent]
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    @property
+    def ids(self) -> list[str]:
+        """The events' ids as text, in order."""
+        return [event.id for event in self.events]
+
+    @property
+    def payload_bytes(self) -> int:
+        """The sum of the payloads' sizes in bytes."""
+        return sum(len(event.payload) for event in self.events)
+
+    def cut(self, count: int) -> tuple[Batch, Batch]:
+        """Return the first `count` events and the rest."""
+        return Batch(self.route, self.events[:count]), Batch(self.route, self.events[count:])

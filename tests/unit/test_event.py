@@ -1,0 +1,137 @@
+"""Events, ids and batches as values."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from unit_kit import stored
+
+from edgespool import event as event_module
+from edgespool.errors import EventError
+from edgespool.event import Event, id_text, new_id, new_ids
+
+
+def test_an_id_is_a_uuid_of_version_7_that_begins_with_the_time() -> None:
+    before = time.time_ns() // 1_000_000
+    made = uuid.UUID(id_text(new_id()))
+    assert (made.version, made.variant) == (7, uuid.RFC_4122)
+    assert before <= made.int >> 80 <= time.time_ns() // 1_000_000
+
+
+def test_ids_are_unique_whatever_the_program_does_with_random() -> None:
+    seen = set()
+    for _ in range(3):
+        random.seed(42)
+        seen.update(new_id() for _ in range(1000))
+    assert len(seen) == 3000
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1000])
+def test_ids_drawn_together_are_as_good_as_ids_drawn_one_by_one(count: int) -> None:
+    raws, texts = new_ids(count)
+    assert [id_text(raw) for raw in raws] == texts
+    assert len(set(raws)) == count
+    assert raws == sorted(raws)
+    assert all((uuid.UUID(text).version, uuid.UUID(text).variant) == (7, uuid.RFC_4122) for text in texts)
+    again, _ = new_ids(count)
+    assert not set(raws) & set(again)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_makes_other_ids_than_its_parent() -> None:
+    code = (
+        "import os\nfrom edgespool.event import new_id\nnew_id()\nread, write = os.pipe()\n"
+        "if os.fork() == 0:\n    os.write(write, new_id()); os._exit(0)\n"
+        "mine = new_id(); os.wait(); print(mine[6:] != os.read(read, 16)[6:])"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.parametrize("nanoseconds", [-(10**18), 0, 10**30])
+def test_an_id_can_be_made_with_a_clock_that_is_out_of_range(
+    monkeypatch: pytest.MonkeyPatch, nanoseconds: int
+) -> None:
+    monkeypatch.setattr(event_module.time, "time_ns", lambda: nanoseconds)
+    assert uuid.UUID(id_text(new_id())).version == 7
+
+
+def test_the_text_of_an_id_is_the_usual_form_or_the_users_own() -> None:
+    raw = uuid.UUID("01890a5d-ac96-774b-bcce-b302099a8057").bytes
+    assert id_text(raw) == "01890a5d-ac96-774b-bcce-b302099a8057"
+    assert id_text("own id") == "own id"
+
+
+# Events
+
+
+def test_an_event_keeps_what_it_was_given() -> None:
+    event = Event("temperature", {"value": 21.5}, time=1.5, id="a", route="kitchen")
+    assert (event.name, event.data, event.time, event.id, event.route) == (
+        "temperature", {"value": 21.5}, 1.5, "a", "kitchen",
+    )  # fmt: skip
+    plain = Event("temperature")
+    assert plain.data == {}
+    assert (plain.time, plain.id, plain.route, plain.epoch()) == (None, None, "", None)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": None}, "name"),
+        ({"name": b"bytes"}, "name"),
+        ({"name": "lone \ud800"}, "name"),
+        ({"data": [1]}, "data"),
+        ({"data": None}, "data"),
+        ({"data": "text"}, "data"),
+        ({"id": ""}, "id"),
+        ({"id": 7}, "id"),
+        ({"id": "\udfff"}, "id"),
+        ({"route": None}, "route"),
+        ({"route": 7}, "route"),
+        ({"route": "\ud800"}, "route"),
+        ({"time": "now"}, "time"),
+        ({"time": True}, "time"),
+        ({"time": float("nan")}, "time"),
+        ({"time": float("inf")}, "time"),
+        ({"time": 1e18}, "time"),
+        ({"time": -1e18}, "time"),
+        ({"time": 1_700_000_000_000}, "time"),  # milliseconds
+    ],
+)
+def test_what_is_no_event_is_refused_and_the_field_named(given: dict[str, Any], named: str) -> None:
+    with pytest.raises(EventError, match=f"event {named}: "):
+        Event(**{"name": "a", **given})
+
+
+def test_a_time_may_be_a_datetime_with_or_without_a_zone() -> None:
+    moment = datetime(2020, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
+    assert Event("a", time=moment).epoch() == moment.timestamp()
+    naive = datetime(2020, 1, 1, 12)
+    assert Event("a", time=naive).epoch() == naive.astimezone().timestamp()
+    assert Event("a", time=0).epoch() == 0.0
+    assert isinstance(Event("a", time=7).epoch(), float)
+
+
+# Batches
+
+
+@given(st.integers(0, 20), st.integers(0, 25))
+def test_a_batch_can_be_cut_anywhere(size: int, at: int) -> None:
+    batch = stored(range(size), "kitchen")
+    first, rest = batch.cut(at)
+    assert first.ids + rest.ids == batch.ids
+    assert len(first) == min(size, at)
+    assert first.route == rest.route == "kitchen"
+    assert first.payload_bytes + rest.payload_bytes == batch.payload_bytes == 10 * size

@@ -1,0 +1,361 @@
+"""The worker when all is well: order, batches, intervals, rates, hooks, and who sends."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from unit_kit import record
+from worker_kit import Rig
+
+from edgespool.errors import QueueClosed, QueueFull
+from edgespool.event import Batch
+from edgespool.outcome import Delivered, Outcome, Retry
+from edgespool.testing import FakeClock, MemoryQueue
+
+
+def test_events_are_delivered_in_order_and_acknowledged() -> None:
+    rig = Rig(policy={"batch_size": 3})
+    rig.add(*"abcdefgh")
+    rig.drain()
+    assert rig.sent == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+    assert rig.destination.delivered_ids == list("abcdefgh")
+    assert rig.queue.ledger().delivered == 8
+    assert (rig.worker.delivered, [batch.ids for batch in rig.delivered]) == (8, rig.sent)
+    rig.check()
+
+
+def test_each_request_holds_events_of_one_route_the_oldest_first() -> None:
+    rig = Rig()
+    for name, route in (("a", "x"), ("b", "y"), ("c", "x"), ("d", "")):
+        rig.add(name, route=route)
+    rig.drain()
+    assert [(batch.route, batch.ids) for batch in rig.destination.batches] == [
+        ("x", ["a", "c"]), ("y", ["b"]), ("", ["d"]),
+    ]  # fmt: skip
+
+
+def test_a_batch_keeps_to_the_limit_by_bytes() -> None:
+    rig = Rig(policy={"batch_bytes": 1000})
+    rig.add(*range(10), size=300)
+    rig.add("large", size=5000)
+    rig.drain()
+    assert [len(ids) for ids in rig.sent] == [3, 3, 3, 1, 1]
+
+
+def test_a_destination_that_takes_fewer_gets_fewer_in_order() -> None:
+    rig = Rig(most=2)
+    rig.add(*"abcde")
+    rig.drain()
+    assert rig.sent == [["a", "b"], ["c", "d"], ["e"]]
+
+
+# When it sends
+
+
+def idle(**policy: Any) -> Rig:
+    """Return a rig whose worker has found the queue empty."""
+    rig = Rig(policy=policy)
+    rig.run(3)
+    assert rig.worker.state.name == "idle"
+    return rig
+
+
+def test_an_event_waits_for_others_no_longer_than_the_interval() -> None:
+    rig = idle(flush_interval=5.0)
+    rig.add("a")
+    begin = rig.clock.monotonic()
+    rig.run(2)
+    rig.add("b")
+    rig.run(2.9)
+    assert rig.sent == []
+    rig.run(0.2)
+    assert rig.sent == [["a", "b"]]
+    assert rig.sent_at == [pytest.approx(begin + 5.0)]
+    rig.add("c")  # and the next wait begins anew
+    rig.run(4.5)
+    assert len(rig.sent) == 1
+    rig.run(1)
+    assert rig.sent[1:] == [["c"]]
+
+
+def test_a_full_batch_goes_at_once() -> None:
+    rig = idle(flush_interval=60.0, batch_size=3)
+    rig.add("a", "b")
+    rig.run(2)
+    assert rig.sent == []
+    rig.add("c", "d")
+    rig.step()
+    assert rig.sent == [["a", "b", "c"]]
+
+
+def test_with_no_interval_an_event_goes_at_once() -> None:
+    rig = idle(flush_interval=0.0)
+    rig.add("a")
+    rig.step()
+    assert rig.sent == [["a"]]
+
+
+def test_a_hurry_sends_what_there_is_and_ends() -> None:
+    rig = idle(flush_interval=60.0, batch_size=2)
+    rig.add(*"abc")
+    rig.add("d")
+    rig.worker.hurry()
+    rig.run(1)
+    assert rig.sent == [["a", "b"], ["c", "d"]]
+    rig.add("e")
+    rig.run(10)
+    assert len(rig.sent) == 2
+
+
+def test_what_waited_before_the_start_goes_at_once() -> None:
+    rig = Rig(policy={"flush_interval": 60.0, "batch_size": 2})
+    rig.queue.on_append = None
+    rig.add(*"abc")
+    rig.run(1)
+    assert rig.sent == [["a", "b"], ["c"]]
+
+
+def test_an_event_that_nobody_announced_is_found_within_a_second_and_the_interval() -> None:
+    rig = idle(flush_interval=2.0)
+    rig.queue.on_append = None  # as if another process had written it
+    rig.add("a")
+    begin = rig.clock.monotonic()
+    rig.run(5)
+    assert rig.sent == [["a"]]
+    assert rig.sent_at[0] - begin <= 3.0
+
+
+def test_a_rate_is_kept_to() -> None:
+    rig = Rig(policy={"max_rate": 10.0, "batch_size": 5})
+    rig.add(*range(50))
+    begin = rig.clock.monotonic()
+    rig.drain()
+    assert rig.sent_at == [pytest.approx(begin + 0.5 * n) for n in range(10)]
+
+
+def test_what_is_too_old_is_dropped_and_counted_not_sent() -> None:
+    rig = Rig(Retry("down", everywhere=True), policy={"max_age": 100.0})
+    rig.add(*range(2500))
+    rig.run(50)
+    rig.add("young")
+    rig.run(60)
+    ledger = rig.queue.ledger()
+    assert (ledger.dropped, ledger.pending) == ({"max_age": 2500}, 1)
+    rig.destination.answer = Delivered()
+    rig.drain()
+    assert rig.destination.delivered_ids == ["young"]
+
+
+# Hooks
+
+
+def test_hooks_that_raise_hurt_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    def explode(*args: Any) -> None:
+        raise RuntimeError("in the hook")
+
+    rig = Rig(script=[Retry("down")], on_delivery=explode, on_error=explode, on_state=explode, policy={"batch_size": 1})
+    rig.add(*"abc")
+    rig.drain()
+    rig.run(5)
+    assert rig.destination.delivered_ids == ["a", "b", "c"]
+    assert len([r for r in caplog.records if "hook" in r.getMessage()]) <= 3  # once for each hook
+    rig.check()
+
+
+def test_on_delivery_is_called_after_the_acknowledgement() -> None:
+    pending: list[int] = []
+    rig = Rig(on_delivery=lambda batch: pending.append(rig.queue.ledger().pending))
+    rig.add(*"ab")
+    rig.drain()
+    assert pending == [0]
+
+
+# What goes wrong beside the sending
+
+
+class Faulty(MemoryQueue):
+    """A queue whose disk refuses now and then."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.refuse: set[str] = set()
+        self.asked: list[str] = []
+        self.owed: list[tuple[Batch, str]] = []
+
+    def _refuse(self, what: str) -> None:
+        self.asked.append(what)
+        if what in self.refuse:
+            raise QueueFull(f"no room to {what}")
+
+    def ack(self, batch: Batch, ledger: str = "delivered") -> int:
+        self.owed.append((batch, ledger))  # as the disk queue remembers it
+        self._refuse("ack")
+        return sum(super(Faulty, self).ack(*self.owed.pop(0)) for _ in list(self.owed))
+
+    def maintain(self, idle: bool) -> None:
+        self._refuse("maintain")
+        if self.owed and "ack" not in self.refuse:
+            self.ack(*self.owed.pop())
+
+    def expire(self, max_age: float, limit: int = 1000) -> int:
+        self._refuse("expire")
+        return super().expire(max_age, limit)
+
+
+@pytest.mark.parametrize("what", ["ack", "maintain", "expire"])
+def test_a_disk_that_refuses_does_not_stop_the_delivery(what: str, caplog: pytest.LogCaptureFixture) -> None:
+    clock = FakeClock()
+    queue = Faulty(clock=clock)
+    rig = Rig(queue=queue, clock=clock, policy={"batch_size": 2, "max_age": 1e6, "flush_interval": 1.0})
+    queue.refuse = {what}
+    rig.add(*"abcdef")
+    rig.run(5)
+    assert rig.destination.delivered_ids == list("abcdef")
+    assert len([r for r in caplog.records if "no room to" in r.getMessage()]) == 1
+    queue.refuse = set()
+    rig.run(5)
+    assert rig.destination.delivered_ids == list("abcdef")  # nothing was sent twice
+    assert rig.queue.ledger().delivered == 6
+    rig.check()
+
+
+def test_a_destination_that_raises_is_a_failure_like_any_other() -> None:
+    rig = Rig(script=[RuntimeError("not in the contract"), ValueError("again")])
+    rig.add(*"ab")
+    rig.add("c", route="other")
+    rig.drain()
+    assert sorted(rig.destination.delivered_ids) == ["a", "b", "c"]
+    assert "RuntimeError: not in the contract" in str(rig.errors[0][0])
+    rig.check()
+
+
+def test_a_destination_that_cannot_count_strands_no_event() -> None:
+    rig = Rig()
+    take = rig.destination.take
+
+    def broken(events: Any) -> int:
+        rig.destination.take = take  # type: ignore[method-assign]
+        raise RuntimeError("cannot count")
+
+    rig.destination.take = broken  # type: ignore[method-assign]
+    rig.add(*"ab")
+    with pytest.raises(RuntimeError):
+        rig.worker.step()
+    rig.drain()
+    assert rig.destination.delivered_ids == ["a", "b"]
+
+
+# Who sends
+
+
+class Election:
+    def __init__(self) -> None:
+        self.won = False
+        self.released = 0
+
+    def acquire(self) -> bool:
+        return self.won
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def test_only_the_process_that_is_elected_sends() -> None:
+    election = Election()
+    rig = Rig(election=election)
+    rig.add("a")
+    assert 0 < rig.step() <= 2.0  # another takes over within two seconds
+    rig.run(10)
+    assert (rig.sent, rig.worker.state.name, rig.worker.sending) == ([], "standby", False)
+    election.won = True
+    rig.run(1)
+    assert rig.sent == [["a"]]
+    assert rig.worker.sending
+
+
+# The thread
+
+
+class Gate:
+    """Answers a batch once it is let through."""
+
+    def __init__(self) -> None:
+        self.came = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, batch: Batch) -> Outcome:
+        self.came.set()
+        assert self.open.wait(20)
+        return Delivered()
+
+
+def test_the_thread_sends_until_it_is_stopped() -> None:
+    done = threading.Event()
+    election = Election()
+    election.won = True
+    rig = Rig(on_delivery=lambda batch: done.set(), election=election)
+    ended = threading.Event()
+    rig.worker.on_end = ended.set
+    rig.worker.start()
+    rig.worker.start()
+    rig.add("a")
+    rig.worker.hurry()
+    assert done.wait(20)
+    assert rig.worker.running
+    assert rig.worker.stop(20)
+    assert not rig.worker.running
+    assert (rig.destination.closed, election.released, ended.is_set()) == (1, 1, True)
+    assert rig.worker.state.name == "stopped"
+
+
+def test_a_stop_waits_for_the_request_under_way_no_longer_than_asked() -> None:
+    gate = Gate()
+    rig = Rig(gate)
+    rig.add("a")
+    rig.worker.start()
+    assert gate.came.wait(20)
+    assert not rig.worker.stop(0.01)
+    gate.open.set()
+    assert rig.worker.stop(20)
+    assert rig.queue.ledger().delivered == 1  # the yes that was under way still counts
+
+
+def test_the_thread_outlives_what_it_did_not_expect_and_ends_with_the_queue(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig()
+    faults: list[Exception] = [RuntimeError("unexpected"), QueueClosed("closed")]
+    steps = 0
+
+    def step() -> float:
+        nonlocal steps
+        steps += 1
+        rig.worker._stop = steps > 5
+        raise faults.pop(0)
+
+    monkeypatch.setattr(rig.worker, "step", step)
+    monkeypatch.setattr(rig.worker._wake, "wait", lambda pause: None)
+    rig.worker.run()
+    assert steps == 2
+    assert "RuntimeError: unexpected" in caplog.text
+    assert rig.destination.closed == 1
+
+
+def test_whoever_waits_for_progress_is_woken() -> None:
+    rig = Rig()
+    woken = threading.Event()
+
+    def wait() -> None:
+        rig.worker.wait_for_progress(20)
+        woken.set()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    while not woken.wait(0.005):
+        rig.queue.append([record()])
+        rig.worker.hurry()
+        rig.worker.step()
+        rig.worker.step()
+    thread.join(20)
