@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,12 @@ def can_trace() -> None:
     why = strace.missing()
     if why is not None:
         pytest.skip(why)
+
+
+@pytest.fixture(autouse=True)
+def _loud_again() -> Iterator[None]:
+    """The explorer silences the library's logger in its own processes; tests run in ours, where others listen to it."""
+    logger = logging.getLogger("edgespool")
+    before = logger.disabled
+    yield
+    logger.disabled = before

@@ -357,8 +357,13 @@ class DiskQueue(PersistQueueMethods):
         if self._ballast.size:
             self._quietly(self._store.checkpoint)
             settled = self._tried(jobs, grow=True)
-            # Less each time: a disk may have less room for us than it says, because of a quota for example.
-            while not settled and (size := self._find_room()) and self._put_ballast_back(size // 4):
+            # Less each time: a disk may have less room for us than it says, because of a quota for example. The least
+            # is tried too, whatever it was before: a WAL that was cut may have given back far more than the ballast.
+            last = False
+            while not settled and not last and (size := self._find_room()):
+                last = size // 4 <= Ballast.LEAST
+                if not self._put_ballast_back(max(size // 4, Ballast.LEAST)):
+                    break
                 settled = self._tried(jobs, grow=True)
             if settled:
                 return True
