@@ -359,9 +359,9 @@ class DiskQueue(PersistQueueMethods):
             settled = self._tried(jobs, grow=True)
             # Less each time: a disk may have less room for us than it says, because of a quota for example. The least
             # is tried too, whatever it was before: a WAL that was cut may have given back far more than the ballast.
-            last = False
-            while not settled and not last and (size := self._find_room()):
-                last = size // 4 <= Ballast.LEAST
+            least_tried = False
+            while not settled and (size := self._find_room()) and not least_tried:
+                least_tried = size // 4 <= Ballast.LEAST
                 if not self._put_ballast_back(max(size // 4, Ballast.LEAST)):
                     break
                 settled = self._tried(jobs, grow=True)
