@@ -2,9 +2,10 @@
 
     python tools/examples.py README.md docs/*.md
 
-Python blocks are run as programs, against a collector on loopback that stands in for the address in them. TOML blocks
-are loaded as configuration, JSON blocks parsed, and of the commands in indented blocks each option is looked up in the
-command's help. Prints a line a block; exit code 1 when one failed.
+Python blocks are run as programs, against a collector on loopback that stands in for the `example.com` addresses in
+them, and for the services that vendors' SDKs have as their default. TOML blocks are loaded as configuration, JSON
+blocks parsed, and of the commands in indented blocks each option is looked up in the command's help. Prints a line a
+block; exit code 1 when one failed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from edgespool.config import load
 from edgespool.errors import EdgespoolError
 from edgespool.testing.collector import Collector
 
-_ADDRESS = "https://ingest.example.com/v1/events"
+_ADDRESS = re.compile(r"(https?://)?[a-z0-9-]+\.example\.com\b")
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _COMMAND = re.compile(r"^    ((?:edgespool|replay-failed)\b.*)$", re.MULTILINE)
 
@@ -32,10 +33,12 @@ def _python(code: str, directory: str) -> str | None:
     with Collector() as collector:
         path = os.path.join(directory, "example.py")
         with open(path, "w", encoding="utf-8") as file:
-            file.write(code.replace(_ADDRESS, collector.url))
+            base = collector.url.partition("/v1")[0].rstrip("/")
+            file.write(_ADDRESS.sub(base, code))
         done = subprocess.run(
             [sys.executable, "-W", "error", path], capture_output=True, text=True, timeout=60, cwd=directory,
-            env={**os.environ, "EDGESPOOL_DIR": os.path.join(directory, "queues"), "EDGESPOOL_CONFIG": os.devnull},
+            env={**os.environ, "EDGESPOOL_DIR": os.path.join(directory, "queues"), "EDGESPOOL_CONFIG": os.devnull,
+                 "EDGESPOOL_URL": base},
         )  # fmt: skip
     return done.stderr or f"exit code {done.returncode}" if done.returncode else None
 

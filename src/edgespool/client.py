@@ -29,7 +29,7 @@ from .worker import Policy, State, Worker
 if TYPE_CHECKING:
     import requests
 
-    from .interfaces import Clock, Destination, Format, Ledger
+    from .interfaces import Clock, Destination, Format, Ledger, Watch
 
 __all__ = ["Client", "CloseReport"]
 
@@ -64,6 +64,7 @@ class Client:
         config_file: the TOML file to read; None: `$EDGESPOOL_CONFIG`, else the user's, if there is one.
         destination, format: parts of your own, in place of what the settings say.
         clock: the clocks; for tests.
+        watch: is told of each exchange with the server, in the sender's thread.
         settings: see `edgespool.config.Settings`.
 
     Raises:
@@ -83,6 +84,7 @@ class Client:
         destination: Destination | None = None,
         format: Format | str | None = None,
         clock: Clock | None = None,
+        watch: Watch | None = None,
         **settings: Any,
     ) -> None:
         by_name = format if isinstance(format, str) else None
@@ -93,9 +95,11 @@ class Client:
             if format is None or isinstance(format, str)
             else format
         )
-        self._destination: Destination = destination or destinations.create(self.settings, self._format, session)
+        self._destination: Destination = destination or destinations.create(
+            self.settings, self._format, session, watch
+        )
         self._directory = self.settings.directory
-        self._endpoint = public_url(self.settings.url or "")
+        self._endpoint = public_url(getattr(self._destination, "url", None) or self.settings.url or "")
         self._claim()
         self._queue = DiskQueue(
             self._directory,
@@ -239,6 +243,12 @@ class Client:
         self._wanted = True
         self._worker.start()
 
+    def send_now(self) -> None:
+        """Send what waits without waiting for an interval or a backoff; returns at once."""
+        for client in list(_clients):  # another of this program on the same queue may be the one that sends
+            if client._directory == self._directory:
+                client._worker.hurry()
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what was recorded before this call, at once; return whether all of it left the queue in time.
 
@@ -261,7 +271,7 @@ class Client:
             if now >= deadline or not self._worker.running:
                 return False
             if now >= asked:  # again now and then: a failure in between ends the hurry
-                self._worker.hurry()
+                self.send_now()
                 asked = now + 1.0
             self._worker.wait_for_progress(min(_POLL, deadline - now))
 

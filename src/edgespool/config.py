@@ -177,6 +177,9 @@ class Settings:
     auth: Any = field(
         default=None, repr=False, metadata={"parse": _auth, "text": "user:password, a bearer token, or a requests auth"}
     )
+    keys: Mapping[str, str] | None = field(
+        default=None, repr=False, metadata={"parse": _headers, "text": "keys by route, where a service has several"}
+    )
     durability: str = _setting("power", _choice("power", "process"), "flushed to the device, or to the kernel only")
     sync_interval: float = _setting(1.0, _number(0.01, _DAY), "seconds between flushes at durability process")
     batch_size: int = _setting(500, _integer(1, 100_000), "events in one request, at most")
@@ -274,7 +277,7 @@ def load(given: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -
         try:
             values[key] = _FIELDS[key].metadata["parse"](value)
         except (ValueError, TypeError, OverflowError) as error:
-            shown = "" if key in ("auth", "headers", "url") else f", not {value!r}"
+            shown = "" if key in ("auth", "headers", "keys", "url") else f", not {value!r}"
             raise ConfigError(f"{where}: {error}{shown}") from None
     return Settings(**values)
 

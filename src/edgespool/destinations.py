@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 from .config import Settings
 from .errors import ConfigError
-from .interfaces import Destination, Format
+from .formats import Service
+from .interfaces import Destination, Format, Watch
 
 if TYPE_CHECKING:
     import requests
@@ -21,12 +22,16 @@ __all__ = ["ENTRY_POINTS", "create"]
 ENTRY_POINTS = "edgespool.destinations"
 
 
-def create(settings: Settings, format: Format, session: requests.Session | None = None) -> Destination:
-    """Return a new destination for the settings' URL.
+def create(
+    settings: Settings, format: Format, session: requests.Session | None = None, watch: Watch | None = None
+) -> Destination:
+    """Return a new destination for the settings' URL, or the one of the service that the format speaks for.
 
     Raises:
         ConfigError: there is no URL, nothing serves its scheme, or it cannot be used.
     """
+    if isinstance(format, Service):
+        settings = format.configure(settings)
     if not settings.url:
         raise ConfigError("url: where should events be sent? Give a URL, EDGESPOOL_URL, or name it in the TOML file")
     try:
@@ -55,4 +60,5 @@ def create(settings: Settings, format: Format, session: requests.Session | None 
         verify=settings.verify,
         cert=settings.cert,
         session=session,
+        watch=watch,
     )

@@ -10,10 +10,11 @@ from __future__ import annotations
 import contextlib
 import encodings.idna  # noqa: F401 - were it imported by the sender's thread, and the program forked in the midst
 import gzip
+import logging
 import netrc  # noqa: F401 - of that, the child could never import it; so with this one
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -26,11 +27,14 @@ from .deadline import DeadlineAdapter
 from .errors import ConfigError
 from .event import Batch, StoredEvent
 from .failed import public_url
-from .interfaces import Format, Request
+from .formats import Service
+from .interfaces import Format, Request, Unready, Watch
 from .outcome import Delivered, Hold, Outcome, Reject, Reply, Retry, one_line
 from .redaction import Redactor
 
 __all__ = ["HttpDestination"]
+
+_log = logging.getLogger("edgespool")
 
 _REPLY_LIMIT = 64 * 1024
 _WORTH_COMPRESSING = 512  # bytes; below, the gzip header eats the gain
@@ -72,6 +76,7 @@ class HttpDestination:
         cert: a client certificate: a path, or (certificate, key).
         session: a session of your own, used as it is and not closed. Its time-outs are those of requests, for each
             piece of the reply.
+        watch: is told of each exchange.
 
     Raises:
         ConfigError: the URL or a header cannot be used.
@@ -89,6 +94,7 @@ class HttpDestination:
         verify: bool | str = True,
         cert: str | tuple[str, str] | None = None,
         session: requests.Session | None = None,
+        watch: Watch | None = None,
     ) -> None:
         parts = _parts(url)
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or " " in parts.netloc:
@@ -110,6 +116,7 @@ class HttpDestination:
         self._verify = verify
         self._cert = cert
         self._given_session = session
+        self._watch = watch or Watch()
         self._session: requests.Session | None = None
         self._found: Mapping[str, Any] | None = None
         self._look_again = 0.0
@@ -125,17 +132,17 @@ class HttpDestination:
         """Send the batch and return what came of it; raises nothing."""
         try:
             request = self.format.request(batch)
-            outcome, zipped = self._exchange(request)
+            outcome, zipped = self._watched(batch, request)
             if zipped and isinstance(outcome, Reject) and (outcome.status == 415 or not self._gzip_works):
                 # Either the server says that it knows no gzip, or it may not know that it got some. Send plainly for
                 # a while: this at once when no smaller piece of it will follow.
                 self._plain_left = _PLAIN_STREAK
                 if outcome.status == 415 or len(batch) == 1:
-                    outcome, _ = self._exchange(request)
+                    outcome, _ = self._watched(batch, request)
             elif zipped and isinstance(outcome, Delivered):
                 self._gzip_works = True
-        except requests.RequestException as error:
-            return self._failure(error)
+        except Unready as error:
+            return Hold(self._redactor.clean(str(error)))
         except Exception as error:  # noqa: BLE001 - a format's mistake must not end the worker, nor lose the batch
             return Retry(self._redactor.clean(f"{type(error).__name__}: {error}"))
         return outcome
@@ -150,8 +157,22 @@ class HttpDestination:
         """Forget connections that belong to the parent, without closing them."""
         self._session = None
 
-    def _exchange(self, request: Request) -> tuple[Outcome, bool]:
-        """Send one request and return the outcome, and whether the body was compressed."""
+    def _watched(self, batch: Batch, request: Request) -> tuple[Outcome, bool]:
+        """Send one request and return the outcome, and whether the body was compressed; tell whoever watches."""
+        if self._watch.on_request is not None:
+            _call(self._watch.on_request, batch, request)
+        reply: Reply | None = None
+        try:
+            reply, zipped = self._exchange(request)
+            outcome = self._redacted(self.format.outcome(reply))
+        except requests.RequestException as error:
+            outcome, zipped = self._failure(error), False
+        if self._watch.on_reply is not None:
+            _call(self._watch.on_reply, batch, request, reply, outcome)
+        return outcome, zipped
+
+    def _exchange(self, request: Request) -> tuple[Reply, bool]:
+        """Send one request and return the reply, and whether the body was compressed."""
         body = request.body
         headers = {"User-Agent": f"edgespool/{__version__}", "Accept-Encoding": "gzip, deflate", **request.headers}
         zipped = self._compress and request.compressible and len(body) >= _WORTH_COMPRESSING and not self._plain_left
@@ -169,6 +190,8 @@ class HttpDestination:
             requests.Request(request.method, self.url + request.path, headers=headers, data=body, auth=self._auth)
         )
         self._redactor.learn_sent(prepared.headers)
+        if isinstance(self.format, Service):
+            self._redactor.learn(self.format.secrets())
         with self._session.send(
             prepared, timeout=self._timeout, allow_redirects=False, stream=True, **self._environment(prepared.url)
         ) as response:
@@ -178,7 +201,7 @@ class HttpDestination:
                 {name.lower(): value for name, value in response.headers.items()},
                 self._read(response),
             )
-        return self._redacted(self.format.outcome(reply)), zipped
+        return reply, zipped
 
     def _environment(self, url: str | None) -> Mapping[str, Any]:
         """Return proxies, CA bundle and client certificate, as requests finds them, looked up once a minute.
@@ -241,6 +264,13 @@ class HttpDestination:
         if reason and (cleaned := self._redactor.clean(reason)) != reason:
             return replace(outcome, reason=cleaned)  # type: ignore[arg-type]
         return outcome
+
+
+def _call(hook: Callable[..., None], *args: object) -> None:
+    try:
+        hook(*args)
+    except BaseException as error:  # noqa: BLE001 - also a SystemExit, which would end the sender without a word
+        _log.warning("hook %r raised %s: %s", getattr(hook, "__name__", hook), type(error).__name__, error)
 
 
 def _authentication(auth: Any) -> Any:

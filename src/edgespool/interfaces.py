@@ -6,14 +6,14 @@ registered by a third party through the entry point groups `edgespool.destinatio
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from .event import Batch, Record, StoredEvent
 from .outcome import Outcome, Reply
 
-__all__ = ["Clock", "Destination", "Format", "Ledger", "Queue", "Request"]
+__all__ = ["Clock", "Destination", "Format", "Ledger", "Queue", "Request", "Unready", "Watch"]
 
 
 class Clock(Protocol):
@@ -87,6 +87,25 @@ class Format(Protocol):
     def outcome(self, reply: Reply) -> Outcome:
         """Return what a server's reply means for this service."""
         ...
+
+
+class Unready(Exception):
+    """Raised by `Format.request` when nothing of a route can be sent until somebody gives what is missing: a key.
+
+    The route is held, and the others go on. The text says what is missing, and what to do.
+    """
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Told of each exchange with the server, in the sender's thread; what these raise is logged and hurts nobody.
+
+    `on_request` before a request goes out; `on_reply` after it, with the reply (None when there was none) and what
+    it was taken for.
+    """
+
+    on_request: Callable[[Batch, Request], None] | None = None
+    on_reply: Callable[[Batch, Request, Reply | None, Outcome], None] | None = None
 
 
 @runtime_checkable

@@ -49,12 +49,18 @@ class Redactor:
         self._sent: set[str] = set()
         _watch(self)
 
-    def learn_proxies(self, proxies: Mapping[str, str]) -> None:
-        """Take the credentials in the addresses of proxies for secret, too."""
-        found = {secret for url in proxies.values() if isinstance(url, str) for secret in _in_url(url, query=False)}
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Take these for secret, too, from now on."""
+        found = set(secrets)
         if not found <= self._given:
             self._given |= found
             self._spelled = _spellings(self._given | self._sent)
+
+    def learn_proxies(self, proxies: Mapping[str, str]) -> None:
+        """Take the credentials in the addresses of proxies for secret, too."""
+        self.learn(
+            secret for url in proxies.values() if isinstance(url, str) for secret in _in_url(url, query=False)
+        )
 
     def learn_sent(self, headers: Mapping[str, str | bytes]) -> None:
         """Take the credentials in a request's headers for secret until the next: more than the settings hold."""

@@ -49,7 +49,9 @@ def ask(process: subprocess.Popen[str], what: str) -> str:
 
 def write_over(path: Path, page: int, content: bytes) -> None:
     """Damage a page from another process: closing the file in this one would take SQLite's locks away."""
-    program = "import os,sys; fd=os.open(sys.argv[1],os.O_RDWR); os.pwrite(fd,bytes.fromhex(sys.argv[2]),int(sys.argv[3]))"
+    program = (
+        "import os,sys; fd=os.open(sys.argv[1],os.O_RDWR); os.pwrite(fd,bytes.fromhex(sys.argv[2]),int(sys.argv[3]))"
+    )
     subprocess.run([sys.executable, "-c", program, str(path), content.hex(), str((page - 1) * PAGE)], check=True)
 
 

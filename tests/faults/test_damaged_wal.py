@@ -1,4 +1,4 @@
-"""Damage in the WAL, which SQLite takes for the end of the log: what had been flushed behind it comes back all the same.
+"""Damage in the WAL, which SQLite takes for its end: what had been flushed behind it comes back all the same.
 
 And the other way round: what a crash leaves at the end of a WAL, and what failed transactions leave, is not damage and
 must not be read back.

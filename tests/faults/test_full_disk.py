@@ -61,7 +61,7 @@ def test_delivery_goes_on_when_the_queue_has_filled_the_disk(
         queue = open_queue(path)
         taken = fill_up(queue, size)
         assert len(taken) * size > mebibytes * MIB // 5, "it could have taken more"
-        with pytest.raises(QueueFull, match="disk that holds .* is full; nothing was stored"):
+        with pytest.raises(QueueFull, match=r"disk that holds .* is full; nothing was stored"):
             queue.append([record(size=size)])
         check_ledger(queue)
         assert queue.ledger().accepted == len(taken)
@@ -148,7 +148,7 @@ def test_an_event_said_not_to_be_stored_is_not_there_though_the_process_dies(
 
             monkeypatch.setattr(queue._ballast, "give_up", taken_by_others)
             disk.fill(leave=rest * 1024)
-            with pytest.raises(QueueFull):
+            with pytest.raises(QueueFull):  # noqa: PT012 - the last size before it is wanted
                 for _ in range(10):
                     size = (path / "queue.db-wal").stat().st_size
                     queue.append([record("stored", size=300)])

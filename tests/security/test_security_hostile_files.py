@@ -30,8 +30,8 @@ MIB = 1 << 20
 numbers = st.one_of(st.integers(-(10**40), 10**40), st.floats(), st.booleans(), st.none())
 names = st.sampled_from(
     ["schema", "format", "endpoint", "route", "reason", "status", "text", "attempts", "failed_at", "ids", "times",
-     "events", "type", "id", "time", "data", "source", "base64", "timecorrected", "specversion", "pid", "state", "since",
-     "held", "last_error", "next_attempt_at"]
+     "events", "type", "id", "time", "data", "source", "base64", "timecorrected", "specversion", "pid", "state",
+     "since", "held", "last_error", "next_attempt_at"]
 )  # fmt: skip
 texts = st.one_of(
     st.text(max_size=10),
@@ -243,7 +243,8 @@ toml_values = st.one_of(
     st.sampled_from(
         ["true", "false", "1979-05-27T07:32:00Z", "[]", "{}", "[1, 2]", "['a', 'b']", "{a = 1}", "{a = 'b'}", "''",
          "'x'", "'1e400 MiB'", "'64 MiB'", "'nan GiB'", "'../..'", "'a b'", "'reject'", "'gzip'", "'none'",
-         "'user:pass'", "'http://127.0.0.1:9/'", "\"\\u0000\"", "\"a\\nb\"", "'5,30'", "'5,5,5'", "9e999", "-0.0", "1e17", "[[1], 2]"]
+         "'user:pass'", "'http://127.0.0.1:9/'", "\"\\u0000\"", "\"a\\nb\"", "'5,30'", "'5,5,5'",
+         "9e999", "-0.0", "1e17", "[[1], 2]"]
     ),
     st.text(alphabet="abc-._/\\\"'\n\0é=[]{}#", max_size=6),
 )  # fmt: skip

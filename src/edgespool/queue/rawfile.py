@@ -64,8 +64,8 @@ def open_(path: str) -> int:
 def allocate(path: str, size: int, user: Identity) -> None:
     """Give the shared-memory file of an open database its place on the disk, whole pages of it.
 
-    SQLite allocates one byte in 4096. On a file system with smaller blocks the rest of the page is a hole, and the first
-    access to a hole on a full disk kills the process (SIGBUS).
+    SQLite allocates one byte in 4096. On a file system with smaller blocks the rest of the page is a hole, and the
+    first access to a hole on a full disk kills the process (SIGBUS).
     """
     if not hasattr(os, "posix_fallocate"):
         return

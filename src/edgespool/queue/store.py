@@ -189,8 +189,8 @@ class Store:
             raise QueueUnavailable(
                 f"{self.path} is not a plain file: give the queue another directory (which may be a link itself)"
             )
-        # On a full disk SQLite cannot make the file that it shares with others; where that is mapped into memory only in
-        # part, the first access to the rest would kill the process.
+        # On a full disk SQLite cannot make the file that it shares with others; where that is mapped into memory only
+        # in part, the first access to the rest would kill the process.
         if space.available(self.directory) < space.NOTHING:
             self._make_room()
             if space.available(self.directory) < space.NOTHING:
