@@ -113,6 +113,60 @@ def test_the_lead_is_handed_to_a_thread_that_waits() -> None:
     assert commit.calls[-1] == ["d"]
 
 
+def test_whoever_completes_the_crowd_leads_and_nobody_waits_for_more() -> None:
+    commit = SlowCommit()
+    group: GroupCommit[str] = GroupCommit(commit)
+    group._patience = lambda: DEADLINE  # type: ignore[method-assign]  # nobody leads for want of others
+    group._crowd = 3
+    commit.go.set()
+    callers = Callers(group.submit)
+    for number, work in enumerate("ab", 1):
+        callers.start(work)
+        until(lambda number=number: len(group._pending) == number)
+    assert commit.calls == []
+    callers.start("c")
+    callers.join()
+    assert commit.calls == [["a", "b", "c"]]
+    assert commit.threads == [callers.threads["c"].ident]
+
+
+def test_when_the_crowd_stays_away_the_first_who_waits_leads() -> None:
+    commit = SlowCommit()
+    group: GroupCommit[str] = GroupCommit(commit)
+    group._crowd = 3
+    commit.go.set()
+    group.submit("a")  # the last commit took no time, and so does the wait
+    assert commit.calls == [["a"]]
+    group.submit("b")
+    assert commit.calls == [["a"], ["b"]]
+    assert group._crowd == 1
+
+
+def test_when_the_first_who_waits_is_interrupted_the_next_takes_its_place() -> None:
+    commit = SlowCommit()
+    commit.go.set()
+    group: GroupCommit[str] = GroupCommit(commit)
+    patience = [DEADLINE, DEADLINE, 0.001]
+    group._patience = lambda: patience.pop(0)  # type: ignore[method-assign]
+    group._crowd = 3
+    callers = Callers(group.submit)
+
+    def interrupt() -> None:
+        until(lambda: group._keeper is not None)
+        callers.start("b")
+        until(lambda: len(group._pending) == 2)
+        patience.pop(0)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        group.submit("mine")
+    helper.join(DEADLINE)
+    assert callers.join() == {"b": None}
+    assert commit.calls == [["b"]]
+
+
 def test_an_error_of_one_job_reaches_its_caller_alone() -> None:
     def behave(jobs: Sequence[Job[str]]) -> None:
         for job in jobs:

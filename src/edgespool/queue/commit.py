@@ -1,9 +1,9 @@
 """Group commit: threads that commit at the same time share one transaction and one flush. Knows threads, no SQLite.
 
-The first thread to arrive leads: it commits what is pending, wakes each waiter by a lock of its own, and hands the lead
-to the first job that came in meanwhile. On a disk with slow flushes the batches would alternate between small and
-large, since the threads just released come back a moment after the next leader has begun; so that leader waits for
-them, at most a small share of what the last commit took.
+The thread that completes the crowd leads: as many as took part lately. It has the interpreter's lock in hand, so that
+nobody has to be woken for a commit to begin. Should somebody stay away, the first who waits leads after a moment, which
+is short against the last commit. When the work is done the leader wakes one of the others, which wakes the next: were
+all woken at once, they would only wait for one another, each woken twice.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ __all__ = ["GroupCommit", "Job"]
 
 T = TypeVar("T")
 
-# Below this a wait costs more than it gains: a timed wait in CPython takes some 50 microseconds by itself.
-_SLOW_COMMIT = 0.001
+# How long to wait for the crowd. On a slow disk a small share of a flush: who just got its answer is back in far less.
+# On a fast one that share would be less than a thread takes to wake up.
 _SHARE = 0.15
 _LONGEST_WAIT = 0.020
+_WAKING = 0.0005
 
 
 class Job(Generic[T]):
     """One caller's work, and what became of it."""
 
-    __slots__ = ("done", "error", "lock", "work")
+    __slots__ = ("done", "error", "gone", "lock", "next", "work")
 
     def __init__(self, work: T) -> None:
         self.work = work
         self.done = False
+        self.gone = False  # its thread was interrupted, and wakes nobody
         self.error: BaseException | None = None
         self.lock: threading.Lock | None = None  # made for those who wait
+        self.next: Job[T] | None = None  # whom to wake once awake
 
 
 class GroupCommit(Generic[T]):
@@ -50,12 +53,10 @@ class GroupCommit(Generic[T]):
     def __init__(self, commit: Callable[[Sequence[Job[T]]], None]) -> None:
         self._commit = commit
         self._mutex = threading.Lock()
-        self._leader: Job[T] | None = None
+        self._leader: Job[T] | None = None  # whose thread commits
         self._running: list[Job[T]] = []  # what the leader has taken on
-        self._pending: list[Job[T]] = []  # what waits for the next leader, who is the first of them
-        self._gathered = threading.Lock()  # held; whoever completes the crowd releases it
-        self._gathered.acquire()
-        self._wanted = 0
+        self._pending: list[Job[T]] = []  # what waits for the next leader
+        self._keeper: Job[T] | None = None  # who leads if the crowd stays away; only while nobody leads
         self._crowd = 1  # how many threads took part lately
         self._last = 0.0  # seconds the last commit took
 
@@ -64,24 +65,25 @@ class GroupCommit(Generic[T]):
         job = Job(work)
         try:
             with self._mutex:
-                if self._leader is not None:
+                if self._leader is None and self._crowd < 2 and not self._pending:
+                    # Nothing to gather, nobody to wake: the path of a program with one thread.
+                    self._running = [job]
+                    self._leader = job
+                else:
                     job.lock = threading.Lock()
                     job.lock.acquire()
                     self._pending.append(job)
-                    if self._wanted and len(self._pending) >= self._wanted:
-                        self._wanted = 0
-                        self._gathered.release()
-                else:
-                    if self._crowd > 1 and self._last >= _SLOW_COMMIT:
-                        self._pending.append(job)  # others took part in the last commit, and will be back in a moment
-                    else:
-                        # Nothing to gather, nobody to wake: the path of a program with one thread.
-                        self._running = [job]
-                    self._leader = job
-            if job.lock is not None:
-                job.lock.acquire()  # until the job is done, or leads
+                    if self._leader is None:
+                        if len(self._pending) >= self._crowd:
+                            self._leader, self._keeper = job, None
+                        elif self._keeper is None:
+                            self._keeper = job
+            while self._leader is not job and not job.done:
+                self._wait(job)
             if not job.done:
                 self._lead(job)
+            elif job.next is not None:
+                _wake(job.next)
         except BaseException:
             try:
                 self._abandon(job)
@@ -92,23 +94,22 @@ class GroupCommit(Generic[T]):
         if job.error is not None:
             raise job.error
 
-    def _gather(self) -> None:
-        """Give the threads that the last commit released a moment to come back."""
-        if self._crowd < 2 or self._last < _SLOW_COMMIT:
-            return
-        with self._mutex:
-            if len(self._pending) >= self._crowd:
-                return
-            self._gathered.acquire(blocking=False)  # left over, when the last leader would not wait longer
-            self._wanted = self._crowd
-        self._gathered.acquire(timeout=min(self._last * _SHARE, _LONGEST_WAIT))
-        with self._mutex:
-            self._wanted = 0
+    def _wait(self, job: Job[T]) -> None:
+        """Wait until the job is done, or leads, or is to look again."""
+        assert job.lock is not None
+        if self._keeper is not job:
+            job.lock.acquire()
+        elif not job.lock.acquire(timeout=self._patience()):
+            with self._mutex:
+                if self._keeper is job:
+                    self._leader, self._keeper = job, None
+
+    def _patience(self) -> float:
+        return min(max(self._last * _SHARE, min(2 * self._last, _WAKING)), _LONGEST_WAIT)
 
     def _lead(self, leader: Job[T]) -> None:
         """Commit what is pending, the leader's own job among it."""
         if not self._running:
-            self._gather()
             with self._mutex:
                 self._running, self._pending = self._pending, []
         jobs = self._running
@@ -122,26 +123,48 @@ class GroupCommit(Generic[T]):
         self._hand_over(leader)
 
     def _hand_over(self, leader: Job[T]) -> None:
-        """Wake those whose jobs are done, and the next leader. Can be done again, should it be interrupted."""
+        """Wake those whose jobs are done, and the next keeper. Can be done again, should it be interrupted."""
         if self._leader is leader:
             jobs = self._running
-            crowd = len(jobs) + len(self._pending)
             for job in jobs:
                 job.done = True
-                _wake(job)
-            with self._mutex:
-                self._crowd = crowd
+            if len(jobs) == 1 and self._crowd == 1 and not self._pending:
                 self._running = []
-                self._leader = self._pending[0] if self._pending else None
-        successor = self._leader
-        if successor is not None:
-            _wake(successor)
+                self._leader = None  # should somebody have come in this very moment, it is seen below
+            else:
+                self._chain(leader, jobs)
+        if self._pending:
+            with self._mutex:
+                if self._leader is None and self._keeper is None and self._pending:
+                    if len(self._pending) >= self._crowd:
+                        self._leader = self._pending[0]
+                    else:
+                        self._keeper = self._pending[0]
+                successor = self._keeper or self._leader
+            if successor is not None:
+                _wake(successor)  # again, perhaps: it looks why, and waits on
+        if leader.next is not None:
+            _wake(leader.next)
+
+    def _chain(self, leader: Job[T], jobs: Sequence[Job[T]]) -> None:
+        """Let each of them wake the next, and let go of the lead."""
+        with self._mutex:
+            last = leader
+            for job in jobs:
+                if job is not leader and not job.gone:
+                    last.next = last = job
+            self._crowd = len(jobs) + len(self._pending)
+            self._running = []
+            self._leader = None
 
     def _abandon(self, job: Job[T]) -> None:
         """Put things in order for the other threads after an interruption of this one."""
         with self._mutex:
+            job.gone = True
             if job in self._pending:
                 self._pending.remove(job)
+            if self._keeper is job:
+                self._keeper = None
         if self._leader is job:
             for other in self._running:
                 if other is not job and not other.done and other.error is None:
