@@ -13,6 +13,9 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
 
 __all__ = ["SystemClock"]
 
@@ -53,14 +56,20 @@ class SystemClock:
 _TIME_ERROR = 5  # adjtimex(2): the clock is not synchronized; below: it is; -1: the kernel will not say (seccomp)
 
 
+@lru_cache(1)  # to look the call up costs ten times as much as to make it
+def _adjtimex() -> tuple[Callable[[Any], int], Callable[[int], Any]]:
+    import ctypes  # an interpreter may come without it
+
+    return ctypes.CDLL(None).adjtimex, ctypes.create_string_buffer
+
+
 def _ntp_keeps_time() -> bool:
     if not sys.platform.startswith("linux"):  # pragma: no cover
         return False
     try:
-        import ctypes  # an interpreter may come without it
-
+        adjtimex, buffer = _adjtimex()
         # struct timex, zeroed (modes = 0: only ask); 208 bytes on 64-bit machines, less on others.
-        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+        state = adjtimex(buffer(512))
     except (ImportError, OSError, AttributeError):
         return False
     return bool(0 <= state < _TIME_ERROR)

@@ -117,6 +117,10 @@ class HttpDestination:
         self._cert = cert
         self._given_session = session
         self._watch = watch or Watch()
+        self._service = format if isinstance(format, Service) else None
+        self._own_names = {name.lower() for name in self._headers}
+        self._template: requests.PreparedRequest | None = None  # all of a request but its body
+        self._template_of = ""
         self._session: requests.Session | None = None
         self._found: Mapping[str, Any] | None = None
         self._look_again = 0.0
@@ -181,19 +185,19 @@ class HttpDestination:
             headers["Content-Encoding"] = "gzip"
         elif self._plain_left:
             self._plain_left -= 1
-        lower = {name.lower() for name in self._headers}
-        headers = {name: value for name, value in headers.items() if name.lower() not in lower}
-        headers.update(self._headers)
+        if self._own_names:
+            headers = {name: value for name, value in headers.items() if name.lower() not in self._own_names}
+            headers.update(self._headers)
         if self._session is None:
             self._session = self._given_session or self._new_session()
-        prepared = self._session.prepare_request(
-            requests.Request(request.method, self.url + request.path, headers=headers, data=body, auth=self._auth)
-        )
+            self._template = None
+        environment = self._environment(self.url + request.path)
+        prepared = self._prepare(request.method, self.url + request.path, headers, body)
         self._redactor.learn_sent(prepared.headers)
-        if isinstance(self.format, Service):
-            self._redactor.learn(self.format.secrets())
+        if self._service is not None:
+            self._redactor.learn(self._service.secrets())
         with self._session.send(
-            prepared, timeout=self._timeout, allow_redirects=False, stream=True, **self._environment(prepared.url)
+            prepared, timeout=self._timeout, allow_redirects=False, stream=True, **environment
         ) as response:
             self._redactor.learn_sent(response.request.headers)  # another one, when it had to be signed anew
             reply = Reply(
@@ -202,6 +206,25 @@ class HttpDestination:
                 self._read(response),
             )
         return reply, zipped
+
+    def _prepare(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> requests.PreparedRequest:
+        """Return the request as requests makes it. What it takes longest over, and is the same each time, is kept."""
+        session = self._session
+        assert session is not None
+        plain = self._auth is None or isinstance(self._auth, (_BearerAuth, tuple))
+        if self._given_session is not None or not plain or method != "POST":
+            return session.prepare_request(requests.Request(method, url, headers=headers, data=body, auth=self._auth))
+        template = self._template
+        if template is None or self._template_of != url:
+            template = session.prepare_request(requests.Request(method, url, data=b"-", auth=self._auth))
+            self._template, self._template_of = template, url
+        prepared = template.copy()
+        authorization = template.headers.get("Authorization")  # of auth, or of a netrc file: it goes before headers
+        prepared.headers.update(headers)
+        if authorization is not None:
+            prepared.headers["Authorization"] = authorization
+        prepared.prepare_body(body, None)
+        return prepared
 
     def _environment(self, url: str | None) -> Mapping[str, Any]:
         """Return proxies, CA bundle and client certificate, as requests finds them, looked up once a minute.
@@ -215,6 +238,7 @@ class HttpDestination:
             verify = None if self._verify is True else self._verify
             found = self._session.merge_environment_settings(url, {}, True, verify, self._cert)
             self._found = {name: found[name] for name in ("proxies", "verify", "cert")}
+            self._template = None  # netrc files are looked up there
             self._look_again = now + 60.0
             self._redactor.learn_proxies(self._found["proxies"])
         return self._found

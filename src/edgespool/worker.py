@@ -23,6 +23,7 @@ __all__ = ["Election", "GiveUp", "Policy", "State", "Worker"]
 _log = logging.getLogger("edgespool")
 
 _STANDBY_POLL = 0.5  # seconds between tries to become the sender: another takes over within two of a death
+_TIDY_PAUSE = 0.05  # seconds between the end of a backlog and the housekeeping after it
 _IDLE_POLL = 1.0  # seconds between looks for events of other processes
 _PROBE_SIZE = 1  # events sent to find out whether a server that failed several times is back
 _GROW_AFTER = 50  # deliveries after which a byte limit learned from 413 or a slow network is doubled
@@ -233,6 +234,8 @@ class Worker:
                 with self._lock:
                     if not (self._stop or self._hurry or self._poked) and pause > 0:
                         self._wake.wait(pause)
+            if self.sending and self.state.name == "idle":
+                self._quietly_maintain(True)  # a script of cron's may never be idle for longer
         finally:
             self._set_state("stopped")
             self._destination.close()
@@ -361,11 +364,11 @@ class Worker:
         self._draining = False
         self._hurry = False
         self._tell_progress()
-        self._quietly_maintain(not self._routes)
         waiting = [route.due for route in self._routes.values() if route.due > now]
         if not waiting:
             self._rest(now)
-            return _IDLE_POLL
+            return _TIDY_PAUSE  # housekeeping keeps the queue busy: who waits for its end is to be told first
+        self._quietly_maintain(False)
         self._draining = True
         held = any(route.held for route in self._routes.values())
         self._set_state("held" if held else "backing off", min(waiting))

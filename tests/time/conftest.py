@@ -54,3 +54,12 @@ def make_device(tmp_path: Path, clock: FakeClock) -> Iterator[MakeDevice]:
 def device(make_device: MakeDevice) -> Device:
     """A device whose server takes everything."""
     return make_device()
+
+
+@pytest.fixture(autouse=True)
+def _the_kernel_is_looked_up_anew() -> Iterator[None]:
+    from edgespool import clock
+
+    clock._adjtimex.cache_clear()
+    yield
+    clock._adjtimex.cache_clear()

@@ -10,7 +10,7 @@ front, always as wide, where it can be put right without decoding the rest (a bo
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,6 @@ def _second(seconds: int) -> str:
     return moment.isoformat()[:19]
 
 
-@lru_cache(16)  # all events of one record_many have one time
 def rfc3339(time: float) -> str:
     """Return seconds since 1970 as an RFC 3339 timestamp in UTC, to the microsecond."""
     seconds, microseconds = divmod(round(time * 1e6), 1_000_000)
@@ -59,9 +58,10 @@ def idempotency_key(events: Iterable[StoredEvent]) -> str:
 _TIME_END = len('{"time":"2026-11-22T10:00:00.000000Z')
 
 
-def _head(id: str, time: float) -> bytes:
+def _head(id: str, time: float, quote: Callable[[str], str] = jsontext.quote) -> bytes:
     """Return the beginning of an event's JSON object: its time and its id, and a comma."""
-    return f'{{"time":"{rfc3339(time)}","id":{jsontext.quote(id)},'.encode()
+    seconds, microseconds = divmod(round(time * 1e6), 1_000_000)  # as in rfc3339, without the call
+    return f'{{"time":"{_second(seconds)}.{microseconds:06d}Z","id":{quote(id)},'.encode()
 
 
 class CloudEvents:

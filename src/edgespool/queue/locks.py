@@ -13,6 +13,7 @@ import contextlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ..files import open_private
@@ -43,8 +44,8 @@ if sys.platform == "win32":  # pragma: no cover
 else:
     import fcntl
 
-    def _lock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    def _lock(fd: int, flock: Callable[[int, int], None] = fcntl.flock, how: int = fcntl.LOCK_EX) -> None:
+        flock(fd, how)
 
     def _try_lock(fd: int) -> bool:
         try:
@@ -53,8 +54,8 @@ else:
         except BlockingIOError:
             return False
 
-    def _unlock(fd: int) -> None:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+    def _unlock(fd: int, flock: Callable[[int, int], None] = fcntl.flock, how: int = fcntl.LOCK_UN) -> None:
+        flock(fd, how)
 
 
 def abandon(thing: Any) -> None:
@@ -138,8 +139,8 @@ class WriteLock:
 
 if hasattr(os, "pread"):
 
-    def _read(fd: int) -> bytes:
-        return os.pread(fd, 16, 0)
+    def _read(fd: int, pread: Callable[[int, int, int], bytes] = os.pread) -> bytes:
+        return pread(fd, 16, 0)
 
     def _write(fd: int, content: bytes) -> None:
         os.pwrite(fd, content, 0)

@@ -330,8 +330,11 @@ class Store:
 
     def _take_lock(self) -> None:
         if not self._lock.acquire():
-            self.foreign_writes += 1
-            self._next_look = 0.0  # it may have been another file that was written
+            self._written_by_others()
+
+    def _written_by_others(self) -> None:
+        self.foreign_writes += 1
+        self._next_look = 0.0  # it may have been another file that was written
 
     @contextlib.contextmanager
     def _process_lock(self) -> Iterator[None]:
@@ -424,7 +427,8 @@ class Store:
         if self.writer is None:
             make_directory(self.directory)
         try:
-            self._take_lock()
+            if not self._lock.acquire():
+                self._written_by_others()
             now = monotonic()
             if self.writer is None or now > self._next_look:
                 self._ready()
@@ -449,7 +453,10 @@ class Store:
         connection = self.writer
         assert connection is not None
         try:
-            schema.insert(connection, rows)
+            if len(rows) == 1:
+                connection.execute(schema.INSERT, rows[0])
+            else:
+                schema.insert(connection, rows)
         except sqlite3.IntegrityError:
             return False
         except sqlite3.Error as error:
