@@ -197,7 +197,7 @@ class Worker:
             self._wake.notify()
 
     def drain(self) -> None:
-        """Send what there is without waiting for an interval; a backoff goes on, and so does a wait that was asked for."""
+        """Send what there is without waiting for an interval; a backoff, or a wait that was asked for, goes on."""
         with self._lock:
             self._draining = self._poked = True
             self._wake.notify()
