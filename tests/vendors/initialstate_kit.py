@@ -1,4 +1,4 @@
-"""What the Initial State tests share: streamers with short waits, a collector, and nothing of the user's environment."""
+"""What the Initial State tests share: streamers with short waits, a collector, and none of the user's environment."""
 
 from __future__ import annotations
 

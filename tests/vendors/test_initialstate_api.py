@@ -1,24 +1,27 @@
 """The streamer's interface: names, defaults, what is logged where, and what becomes of errors."""
 
+# ruff: noqa: F401, F811 - fixtures come from the kit
+
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import gc
 import inspect
+import itertools
 import logging
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-from initialstate_kit import (  # noqa: F401 - fixtures
+from initialstate_kit import (
     KEY,
     MakeStreamer,
     an_environment_of_its_own,
@@ -69,7 +72,7 @@ def test_the_import_names_lead_to_modules_and_importing_the_vendor_is_cheap() ->
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_the_readme_s_basic_usage(collector: Collector) -> None:  # noqa: F811
+def test_the_readme_s_basic_usage(collector: Collector) -> None:
     streamer = Streamer(
         bucket_name="Some Bucket Name", bucket_key="bucket_key", access_key="YourAccessKey", url=collector.base_url
     )
@@ -80,7 +83,7 @@ def test_the_readme_s_basic_usage(collector: Collector) -> None:  # noqa: F811
     streamer.close()
 
 
-def test_the_attributes_say_what_was_given(make_streamer: MakeStreamer, collector: Collector) -> None:  # noqa: F811
+def test_the_attributes_say_what_was_given(make_streamer: MakeStreamer, collector: Collector) -> None:
     streamer = make_streamer("Some Name", "some_key", "a:b", debug_level=1, buffer_size=7, use_async=False)
     assert (streamer.BucketName, streamer.BucketKey, streamer.AccessKey) == ("Some Name", "some_key", "a:b")
     assert (streamer.DebugLevel, streamer.BufferSize, streamer.Async, streamer.Offline) == (1, 7, False, False)
@@ -91,7 +94,7 @@ def test_the_attributes_say_what_was_given(make_streamer: MakeStreamer, collecto
 
 
 @pytest.mark.parametrize("key", ["", None])
-def test_a_missing_bucket_key_is_a_new_uuid4(make_streamer: MakeStreamer, key: str | None) -> None:  # noqa: F811
+def test_a_missing_bucket_key_is_a_new_uuid4(make_streamer: MakeStreamer, key: str | None) -> None:
     streamer = make_streamer("New", "")
     first = streamer.BucketKey
     streamer.set_bucket("Newer", key)
@@ -100,7 +103,7 @@ def test_a_missing_bucket_key_is_a_new_uuid4(make_streamer: MakeStreamer, key: s
 
 
 def test_each_reading_goes_to_the_bucket_that_was_set_when_it_was_logged(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer("Starting Bucket", "first", start=False)
     streamer.log("key1", "starting")
@@ -113,7 +116,7 @@ def test_each_reading_goes_to_the_bucket_that_was_set_when_it_was_logged(
 
 
 @pytest.mark.parametrize("value", ["text", "Grüße 🌡\n\0", "", True, False, 0, -3, 21.5, 1e300, 10**30, None])
-def test_a_value_arrives_as_it_was(make_streamer: MakeStreamer, collector: Collector, value: Any) -> None:  # noqa: F811
+def test_a_value_arrives_as_it_was(make_streamer: MakeStreamer, collector: Collector, value: Any) -> None:
     make_streamer().log("key", value)
     assert collector.wait_for(1, 10)
     [event] = collector.events()
@@ -121,14 +124,14 @@ def test_a_value_arrives_as_it_was(make_streamer: MakeStreamer, collector: Colle
 
 
 @pytest.mark.parametrize(("key", "text"), [("Küche 🌡", "Küche 🌡"), ("", ""), ("k" * 300, "k" * 300), (5, "5")])
-def test_a_key_arrives_as_text(make_streamer: MakeStreamer, collector: Collector, key: Any, text: str) -> None:  # noqa: F811
+def test_a_key_arrives_as_text(make_streamer: MakeStreamer, collector: Collector, key: Any, text: str) -> None:
     make_streamer().log(key, 1)
     assert collector.wait_for(1, 10)
     assert collector.events()[0]["key"] == text
 
 
 def test_a_reading_has_the_time_of_the_call_or_the_one_given(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer()
     before = time.time()
@@ -145,7 +148,7 @@ def test_a_reading_has_the_time_of_the_call_or_the_one_given(
 
 @pytest.mark.parametrize("epoch", ["yesterday", "1419876021", 1.7e12, float("nan"), float("inf"), [1], 10**400])
 def test_what_is_no_time_is_replaced_by_the_current_one(
-    make_streamer: MakeStreamer, collector: Collector, epoch: Any  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, epoch: Any
 ) -> None:
     before = time.time()
     make_streamer().log("key", 1, epoch=epoch)
@@ -214,7 +217,7 @@ class Slotted:
     ],
 )
 def test_log_object_names_the_values_of_lists_dicts_and_objects(
-    make_streamer: MakeStreamer, collector: Collector, obj: Any, prefix: str | None, expected: dict[str, Any]  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, obj: Any, prefix: str | None, expected: dict[str, Any]
 ) -> None:
     make_streamer().log_object(obj, key_prefix=prefix)
     assert collector.wait_for(len(expected), 10)
@@ -222,7 +225,7 @@ def test_log_object_names_the_values_of_lists_dicts_and_objects(
     assert [event["key"] for event in collector.events()] == list(expected)
 
 
-def test_all_values_of_an_object_share_one_moment(make_streamer: MakeStreamer, collector: Collector) -> None:  # noqa: F811
+def test_all_values_of_an_object_share_one_moment(make_streamer: MakeStreamer, collector: Collector) -> None:
     streamer = make_streamer()
     streamer.log_object(list(range(50)))
     streamer.log_object({"a": 1, "b": 2}, "dict", 1_419_876_021.5)
@@ -233,7 +236,7 @@ def test_all_values_of_an_object_share_one_moment(make_streamer: MakeStreamer, c
 
 
 @pytest.mark.parametrize("obj", [[], {}, object(), 5, "text"])
-def test_an_object_without_values_logs_nothing(make_streamer: MakeStreamer, obj: Any) -> None:  # noqa: F811
+def test_an_object_without_values_logs_nothing(make_streamer: MakeStreamer, obj: Any) -> None:
     streamer = make_streamer(debug_level=2)
     streamer.log_object(obj)
     assert streamer._client.stats().accepted == 1, "the bucket only"
@@ -243,7 +246,7 @@ def test_an_object_without_values_logs_nothing(make_streamer: MakeStreamer, obj:
 
 
 def test_a_full_buffer_is_sent_without_waiting_and_the_rest_with_a_flush(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer(buffer_size=4, flush_interval=3600)
     wait_until(lambda: len(collector.requests()) == 1, "the bucket")
@@ -261,7 +264,7 @@ def test_a_full_buffer_is_sent_without_waiting_and_the_rest_with_a_flush(
 
 
 def test_a_buffer_that_fills_does_not_hasten_what_the_server_put_off(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     collector.set_fault(status=429, headers={"Retry-After": "600"})
     streamer = make_streamer(buffer_size=1)
@@ -274,7 +277,7 @@ def test_a_buffer_that_fills_does_not_hasten_what_the_server_put_off(
 
 
 def test_without_async_a_full_buffer_is_sent_before_log_returns(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer(use_async=False, buffer_size=2, flush_interval=3600)
     streamer.log("n", 1)
@@ -285,7 +288,7 @@ def test_without_async_a_full_buffer_is_sent_before_log_returns(
 
 
 def test_flush_and_close_can_be_called_again_and_in_any_order(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer()
     streamer.log("n", 1)
@@ -296,7 +299,7 @@ def test_flush_and_close_can_be_called_again_and_in_any_order(
 
 
 def test_a_reading_after_close_opens_the_streamer_again(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer()
     streamer.close()
@@ -309,7 +312,7 @@ def test_a_reading_after_close_opens_the_streamer_again(
     assert readings(collector) == [("kitchen", "n", 1), ("next", "list_0", 2)]
 
 
-def test_a_streamer_that_is_forgotten_is_closed(collector: Collector) -> None:  # noqa: F811
+def test_a_streamer_that_is_forgotten_is_closed(collector: Collector) -> None:
     streamer = Streamer("Kitchen", "kitchen", KEY, url=collector.base_url, flush_interval=3600)
     client = streamer._client
     streamer.log("n", 1)
@@ -320,7 +323,7 @@ def test_a_streamer_that_is_forgotten_is_closed(collector: Collector) -> None:  
         client.record("x", value=1)
 
 
-def test_two_streamers_of_one_account_share_a_queue_and_of_two_accounts_do_not(collector: Collector) -> None:  # noqa: F811
+def test_two_streamers_of_one_account_share_a_queue_and_of_two_accounts_do_not(collector: Collector) -> None:
     with contextlib.ExitStack() as opened:
         made = []
         for bucket, key in (("a", "key-one"), ("b", "key-one"), ("c", "key-two")):
@@ -345,7 +348,7 @@ UNSAYABLE = [float("nan"), float("inf"), {1, 2}, object(), b"bytes", "\ud800", C
 
 @pytest.mark.parametrize("value", UNSAYABLE, ids=lambda value: type(value).__name__)
 def test_from_debug_level_2_on_what_json_cannot_say_is_raised_at_the_call(
-    make_streamer: MakeStreamer, value: Any  # noqa: F811
+    make_streamer: MakeStreamer, value: Any
 ) -> None:
     streamer = make_streamer(debug_level=2)
     with pytest.raises(EventError, match="value"):
@@ -358,7 +361,7 @@ def test_from_debug_level_2_on_what_json_cannot_say_is_raised_at_the_call(
 
 @pytest.mark.parametrize("value", UNSAYABLE, ids=lambda value: type(value).__name__)
 def test_below_it_is_logged_and_counted_and_spoils_nothing_else(
-    make_streamer: MakeStreamer, collector: Collector, caplog: pytest.LogCaptureFixture, value: Any  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, caplog: pytest.LogCaptureFixture, value: Any
 ) -> None:
     streamer = make_streamer()
     streamer.log("bad", value)
@@ -374,11 +377,11 @@ def test_below_it_is_logged_and_counted_and_spoils_nothing_else(
     assert "not stored" in line.message
 
 
-def test_a_full_queue_is_raised_or_counted_and_never_stops_the_program(make_streamer: MakeStreamer) -> None:  # noqa: F811
+def test_a_full_queue_is_raised_or_counted_and_never_stops_the_program(make_streamer: MakeStreamer) -> None:
     streamer = make_streamer(max_bytes=1 << 20, start=False, debug_level=2)
+    fill = [("n", "x" * 1000)] * 10_000
     with pytest.raises(QueueFull):
-        for _ in range(10_000):
-            streamer.log("n", "x" * 1000)
+        deque(itertools.starmap(streamer.log, fill), maxlen=0)
     streamer.DebugLevel = 0
     streamer.log("n", "x" * 1000)
     assert isinstance(streamer.last_error, QueueFull)
@@ -386,7 +389,7 @@ def test_a_full_queue_is_raised_or_counted_and_never_stops_the_program(make_stre
 
 
 def test_a_bucket_for_which_there_was_no_room_is_made_before_its_next_reading(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer(max_bytes=1 << 20, start=False)
     for size in (1000, 0):  # the last gaps, too
@@ -409,7 +412,7 @@ def test_a_bucket_for_which_there_was_no_room_is_made_before_its_next_reading(
 
 @pytest.mark.parametrize("level", [0, 2])
 def test_a_bucket_that_no_request_can_name_is_refused_and_the_old_one_stays(
-    make_streamer: MakeStreamer, collector: Collector, level: int  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, level: int
 ) -> None:
     streamer = make_streamer(debug_level=level)
     for key in (" a", "a ", "a\nX-Evil: 1", "台所", "a\0", "a\x85", "\xa0a", "\t", "\ud800"):
@@ -477,7 +480,7 @@ def test_the_debug_level_shows_readings_in_the_console_and_else_nothing_is_seen(
 
 
 def test_a_program_that_has_set_up_logging_gets_the_messages_there(
-    make_streamer: MakeStreamer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]  # noqa: F811
+    make_streamer: MakeStreamer, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     streamer = make_streamer(debug_level=1)
     streamer.log("temperature", 21.5)
@@ -490,7 +493,7 @@ def test_a_program_that_has_set_up_logging_gets_the_messages_there(
 
 
 def test_no_thread_ever_raises_whatever_the_debug_level(
-    make_streamer: MakeStreamer, collector: Collector, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raised: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", raised.append)
@@ -509,7 +512,7 @@ def test_no_thread_ever_raises_whatever_the_debug_level(
 # --- the original's plumbing ------------------------------------------------------------------------------------------
 
 
-def test_messages_can_be_shipped_by_hand(make_streamer: MakeStreamer, collector: Collector) -> None:  # noqa: F811
+def test_messages_can_be_shipped_by_hand(make_streamer: MakeStreamer, collector: Collector) -> None:
     streamer = make_streamer()
     streamer.ship_messages([{"key": "a", "value": 1, "epoch": 5.0}, {"key": "b", "value": 2}])
     streamer.ship_to_api("/api/events", [{"key": "c", "value": 3, "epoch": 6.0}])
@@ -521,7 +524,7 @@ def test_messages_can_be_shipped_by_hand(make_streamer: MakeStreamer, collector:
     assert sent(collector)[-1][3] == {"bucketKey": "other", "bucketName": "Other"}
 
 
-def test_the_device_tracks_numbers(collector: Collector, tmp_path: Path) -> None:  # noqa: F811
+def test_the_device_tracks_numbers(collector: Collector, tmp_path: Path) -> None:
     device = Device(collector.base_url, path=tmp_path / "device", max_bytes=1 << 20)
     for number in range(5):
         device.track(number)

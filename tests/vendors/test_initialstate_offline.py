@@ -1,5 +1,7 @@
 """The streamer's ini files and its offline mode."""
 
+# ruff: noqa: F401, F811 - fixtures come from the kit
+
 from __future__ import annotations
 
 import csv
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from initialstate_kit import KEY, an_environment_of_its_own, collector, readings  # noqa: F401 - fixtures
+from initialstate_kit import KEY, an_environment_of_its_own, collector, readings
 
 from edgespool import ConfigError, EventError, QueueUnavailable
 from edgespool.testing import Collector
@@ -86,7 +88,7 @@ def test_what_is_wrong_with_a_file_is_said_without_its_content(tmp_path: Path) -
         getConfig(tmp_path)
 
 
-def test_a_streamer_takes_what_it_was_not_given_from_the_file(collector: Collector) -> None:  # noqa: F811
+def test_a_streamer_takes_what_it_was_not_given_from_the_file(collector: Collector) -> None:
     ini(Path("isstreamer.ini"), access_key="ini-key", default_bucket="Ini", stream_api_base=collector.base_url)
     for given in ({}, {"bucket_name": "Given", "access_key": "given-key"}):
         streamer = Streamer(bucket_key="b", **given)
@@ -99,7 +101,7 @@ def test_a_streamer_takes_what_it_was_not_given_from_the_file(collector: Collect
 
 
 def test_the_environment_beats_the_file_and_an_argument_beats_both(
-    collector: Collector, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ini(Path("isstreamer.ini"), access_key="ini-key", stream_api_base="http://127.0.0.1:9")
     monkeypatch.setenv("EDGESPOOL_URL", collector.base_url)
@@ -113,13 +115,15 @@ def test_the_environment_beats_the_file_and_an_argument_beats_both(
 # --- offline ----------------------------------------------------------------------------------------------------------
 
 
-def test_offline_readings_go_to_a_csv_file_and_nowhere_else(collector: Collector) -> None:  # noqa: F811
+def test_offline_readings_go_to_a_csv_file_and_nowhere_else(collector: Collector) -> None:
     streamer = Streamer("Kitchen", access_key=KEY, offline=True, url=collector.base_url)
     streamer.log("temperature", 21.5, epoch=1_419_876_021.5)
     streamer.log_object({"a": 1, "b": "x,\"y\"\nz"}, epoch=5)
     streamer.log("any", {1})
-    assert rows()[:3] == [["1419876021.5", "temperature", "21.5"], ["5.0", "dict_a", "1"], ["5.0", "dict_b", 'x,"y"\nz']]
-    assert rows()[3][1:] == ["any", "{1}"]
+    first, *object_rows, last = rows()
+    assert first == ["1419876021.5", "temperature", "21.5"]
+    assert object_rows == [["5.0", "dict_a", "1"], ["5.0", "dict_b", 'x,"y"\nz']]
+    assert last[1:] == ["any", "{1}"]
     streamer.flush()
     streamer.close()
     assert collector.requests() == []

@@ -1,5 +1,7 @@
 """Initial State's wire: requests field by field, the format's functions, and the collector's reading of them."""
 
+# ruff: noqa: F401, F811 - fixtures come from the kit
+
 from __future__ import annotations
 
 import json
@@ -8,7 +10,7 @@ from typing import Any
 
 import pytest
 import requests
-from initialstate_kit import (  # noqa: F401 - fixtures
+from initialstate_kit import (
     KEY,
     MakeStreamer,
     an_environment_of_its_own,
@@ -49,7 +51,7 @@ def stored(form: InitialState, data: dict[str, Any], time: float = 5.0, *, corre
 
 
 def test_a_bucket_and_its_events_are_posted_as_the_original_does(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer("Küche", "kitchen", start=False)
     streamer.log("temperature", 21.5, epoch=1_419_876_021.75)
@@ -78,14 +80,14 @@ def test_a_bucket_and_its_events_are_posted_as_the_original_does(
         }
 
 
-def test_no_body_is_compressed_however_large(make_streamer: MakeStreamer, collector: Collector) -> None:  # noqa: F811
+def test_no_body_is_compressed_however_large(make_streamer: MakeStreamer, collector: Collector) -> None:
     make_streamer().log_object(["x" * 2000] * 20)
     assert collector.wait_for(20, 10)
     assert all("Content-Encoding" not in each.headers for each in collector.requests())
 
 
 def test_buckets_are_made_in_order_each_before_its_events_and_alone(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     streamer = make_streamer("One", "one", start=False)
     streamer.log("n", 1)
@@ -108,7 +110,7 @@ def test_buckets_are_made_in_order_each_before_its_events_and_alone(
 
 
 def test_a_bucket_is_made_before_its_events_across_a_restart(
-    make_streamer: MakeStreamer, collector: Collector  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector
 ) -> None:
     first = make_streamer("First", "b", start=False)
     first.log("n", 1)
@@ -126,7 +128,7 @@ def test_a_bucket_is_made_before_its_events_across_a_restart(
 
 @pytest.mark.parametrize("base", ["", "/", "/prefix", "/prefix/"])
 def test_the_paths_are_put_to_the_base_address(
-    make_streamer: MakeStreamer, collector: Collector, base: str  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, base: str
 ) -> None:
     make_streamer(url=collector.base_url + base).log("n", 1)
     assert collector.wait_for(1, 10)
@@ -135,7 +137,7 @@ def test_the_paths_are_put_to_the_base_address(
 
 
 def test_the_address_and_the_key_may_come_from_the_environment(
-    collector: Collector, monkeypatch: pytest.MonkeyPatch  # noqa: F811
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGESPOOL_URL", collector.base_url)
     monkeypatch.setenv("EDGESPOOL_AUTH", "key:with:colons")
@@ -146,7 +148,7 @@ def test_the_address_and_the_key_may_come_from_the_environment(
     assert all("Authorization" not in each.headers for each in collector.requests())
 
 
-def test_a_plain_client_can_speak_it_as_well(collector: Collector, tmp_path: Path) -> None:  # noqa: F811
+def test_a_plain_client_can_speak_it_as_well(collector: Collector, tmp_path: Path) -> None:
     with Client(collector.base_url, path=tmp_path / "plain", format="initialstate", auth=KEY) as client:
         client.record_event(Event("bucket", {"bucketKey": "b", "bucketName": "B"}, route="b"))
         client.record_event(Event("temperature", {"value": 21.5}, time=5, route="b"))
@@ -242,7 +244,7 @@ def test_foreign_events_are_restored_as_far_as_they_say_something() -> None:
     assert back({"key": 5, "value": 1, "epoch": 5})[1]["key"] == "5"
     assert back({"bucketKey": "b"}) == (77.0, {"bucketKey": "b", "bucketName": ""})
     for bad in (1, "text", None, [], {}, {"key": "a"}, {"value": 1}, {"key": "a", "value": float("nan")}):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"no event|lacks|value"):
             made.restore(bad, None, None)
 
 
@@ -273,7 +275,7 @@ def test_a_retry_after_is_kept_to_in_both_forms() -> None:
 
 
 def test_a_board_without_a_clock_chip_sends_right_epochs(
-    make_streamer: MakeStreamer, collector: Collector, clock: FakeClock  # noqa: F811
+    make_streamer: MakeStreamer, collector: Collector, clock: FakeClock
 ) -> None:
     clock.jump_wall(-1e8)
     streamer = make_streamer(clock=clock, flush_interval=0.0, start=False)
@@ -306,7 +308,7 @@ def test_the_dialect_matches_nothing_else() -> None:
     assert not matches("POST", "/v1/events", "X-IS-AccessKey")
 
 
-def test_the_collector_answers_as_the_service_does(collector: Collector) -> None:  # noqa: F811
+def test_the_collector_answers_as_the_service_does(collector: Collector) -> None:
     def post(path: str, content: Any, status: int, **changed: str | None) -> None:
         headers = {"X-IS-AccessKey": "k", "X-IS-BucketKey": "b", "Accept-Version": "~0"}
         headers.update({f"X-IS-{name}": value for name, value in changed.items()})  # type: ignore[arg-type]
