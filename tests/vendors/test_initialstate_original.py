@@ -2,7 +2,7 @@
 
 Runs where `ISStreamer==2.0.0` is installed. What differs on purpose, each with a test below:
 
-* readings logged before `set_bucket` go to the bucket that was set then (as the documentation has it; the original sends
+* readings logged before `set_bucket` go to the bucket that was set then (as documented; the original sends
   what it has not shipped yet to the new one)
 * named tuples, tuples, other mappings and plain attributes have values for `log_object` (the original finds none)
 * a key is text (documented); the original sends a number as a number

@@ -33,7 +33,7 @@ from ...event import Event
 from ...failed import public_url
 from ..common import open_client
 from . import console
-from .configutil import getConfig
+from .configutil import BASE, getConfig
 from .format import fits_header
 from .offline import OfflineFile
 
@@ -139,10 +139,13 @@ class Streamer:
         if not isinstance(key, str):
             raise ConfigError(f"access_key: text is needed, not {type(key).__name__}")
         self.AccessKey = key
-        self.StreamApiBase = (settings.url or ini["stream_api_base"]).rstrip("/")
+        base = ini["stream_api_base"]
+        self.StreamApiBase = (settings.url or base).rstrip("/")
         rest = {name: value for name, value in given.items() if name not in ("url", "auth")}
         # Kept to open it again, for whoever logs after `close`.
-        self._opening: dict[str, Any] = {**rest, "url": self.StreamApiBase, "auth": key or None}
+        # The service's own address is not given: a client's own table in the TOML file may name another.
+        url = settings.url or (base if base != BASE else None)
+        self._opening: dict[str, Any] = {**rest, "url": url, "auth": key or None}
         self._client = open_client("initialstate", key, **self._opening)
 
     # --- logging ----------------------------------------------------------------------------------------------------

@@ -20,7 +20,10 @@ import os
 
 from ...errors import ConfigError
 
-__all__ = ["getConfig"]
+__all__ = ["BASE", "getConfig"]
+
+#: The service's own address.
+BASE = "https://groker.init.st"
 
 _FILE = "isstreamer.ini"
 _CLIENT, _API = "isstreamer.client_config", "isstreamer.api_config"
@@ -36,7 +39,7 @@ _DEFAULTS = {
     "access_key": "",
     "offline_mode": "false",
     "offline_file": "./isstreamer_out.csv",
-    "stream_api_base": "https://groker.init.st",
+    "stream_api_base": BASE,
 }
 
 

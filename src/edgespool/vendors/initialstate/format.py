@@ -24,11 +24,11 @@ from ...errors import ConfigError, EventError
 from ...event import Batch, StoredEvent, id_text, new_id
 from ...interfaces import Request, Unready
 from ...outcome import Hold, Outcome, Reply, one_line, outcome_of_status
+from .configutil import BASE
 from .version import __version__
 
 __all__ = ["FORMAT", "InitialState", "fits_header"]
 
-_BASE = "https://groker.init.st"
 _API_VERSION = "<=0.0.4"
 _BUCKET = b'{"bucketKey":'  # how the making of a bucket begins, and no event does
 _EPOCH = b',"epoch":'  # stands last in an event, so that another time can be put in without decoding it
@@ -64,7 +64,7 @@ class InitialState:
         if auth is not None and (not isinstance(auth, str) or not fits_header(auth)):
             raise ConfigError("auth: the access key is no text that an HTTP header can hold; a line break at its end?")
         self._access_key = auth or ""
-        return replace(settings, url=(settings.url or _BASE).rstrip("/"), auth=None)
+        return replace(settings, url=(settings.url or BASE).rstrip("/"), auth=None)
 
     def secrets(self) -> Iterable[str]:
         """Return the access key."""
