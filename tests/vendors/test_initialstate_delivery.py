@@ -341,7 +341,7 @@ def test_a_replay_without_bucket_or_key_says_so_and_changes_nothing(collector: C
 
 
 def test_close_is_bounded_while_the_server_says_nothing(make_streamer: MakeStreamer, collector: Collector) -> None:
-    collector.set_fault(latency=3.0)
+    collector.set_fault(latency=1.5)
     streamer = make_streamer(timeout=(5, 30))
     streamer.log("n", 1)
     begun = threading.Event()
@@ -353,7 +353,7 @@ def test_close_is_bounded_while_the_server_says_nothing(make_streamer: MakeStrea
 
 
 def test_flush_is_bounded_while_the_server_says_nothing(make_streamer: MakeStreamer, collector: Collector) -> None:
-    collector.set_fault(latency=3.0)
+    collector.set_fault(latency=1.5)
     streamer = make_streamer(timeout=(5, 30))
     streamer.log("n", 1)
     streamer.flush(timeout=0.05)

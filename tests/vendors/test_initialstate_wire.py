@@ -197,9 +197,9 @@ def test_nothing_is_sent_without_a_key_or_a_bucket() -> None:
 def test_a_time_that_was_put_right_stands_in_the_body_and_nothing_else_changes() -> None:
     made = form()
     tricky = 'quote " ,"epoch":7} \\'
-    wrong = stored(made, {"value": {"epoch": 7, "x": tricky}, "key": tricky}, 1_790_000_000.123, corrected=True)
+    wrong = stored(made, {"value": {"x": tricky, "epoch": 7}, "key": tricky}, 1_790_000_000.123, corrected=True)
     right = json.loads(made.render(wrong))
-    assert right == {"key": tricky, "value": {"epoch": 7, "x": tricky}, "epoch": 1_790_000_000.123}
+    assert right == {"key": tricky, "value": {"x": tricky, "epoch": 7}, "epoch": 1_790_000_000.123}
     assert json.loads(wrong.payload)["epoch"] == 1.0
     untouched = stored(made, {"value": 2}, 3.0)
     assert json.loads(made.request(Batch("b", [wrong, untouched])).body) == [

@@ -42,6 +42,7 @@ __all__ = ["Streamer"]
 _TELL_AGAIN = 3600.0  # seconds after which an error that goes on is logged again
 _RAISE_FROM = 2  # the debug level at which errors of logging are raised
 _ABSENT = object()
+_AROUND = 64  # bytes of an event beside its key and value, at most
 _PLAIN = (str, numbers.Real, Decimal, type(None))  # what an attribute must be to be taken for a reading
 
 _EVENT, _BUCKET = "event", "bucket"  # names of our events; neither is sent
@@ -322,8 +323,15 @@ class Streamer:
         self._attempt(store, len(readings))
 
     def _can_be_said(self, key: Any, value: Any) -> bool:
-        """Return whether a reading can be stored beside others; if not, log why."""
-        return self._attempt(lambda: bool(jsontext.encode({str(key): value})), 1)
+        """Return whether a reading can be stored, so that it does not spoil others; if not, log why."""
+
+        def check() -> bool:
+            size = len(jsontext.encode(str(key), "key")) + len(jsontext.encode(value, f"value of {key!r}"))
+            if self._client is not None and size + _AROUND > self._client.settings.batch_bytes:
+                raise EventError(f"value of {key!r}: {size} bytes are more than batch_bytes allows")
+            return True
+
+        return self._attempt(check, 1)
 
     def _record(self, events: list[Event]) -> bool:
         """Store events, and ahead of them the making of buckets that could not be stored before; return True."""
@@ -388,6 +396,7 @@ class Streamer:
             self._told = (kind, since, count + 1)
             return
         self._told = (type(error).__name__, now, 0)
+        console.show(logging.ERROR)
         console.log.error("%s: %s%s", what, error, f" ({count} more since the last such line)" if count else "")
 
 

@@ -1,7 +1,8 @@
 """What `debug_level` promises: the streamer's messages, seen in the console. Goes through `logging`; prints nothing.
 
 A program that has set up logging gets the messages there, from the logger `edgespool.initialstate`. For one that has
-not, a debug level of 1 or more puts a handler on the logger `edgespool`, which writes to standard error.
+not, a handler on the logger `edgespool` writes them to standard error: from debug level 1 on, and at any level once a
+reading could not be stored, since that must not go unseen.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ class _Console(logging.Handler):
             self.handleError(record)
 
 
-def show() -> None:
-    """Have the messages seen from now on. Does nothing the second time."""
+def show(level: int = logging.DEBUG) -> None:
+    """Have messages of at least that level seen from now on; a level that was lower already stays."""
     global _handler
     with _lock:
         if _handler is None:
-            _handler = _Console()
+            _handler = _Console(level)
             logging.getLogger("edgespool").addHandler(_handler)
-        if log.level == logging.NOTSET:
-            log.setLevel(logging.DEBUG)
+        _handler.setLevel(min(level, _handler.level))
+        if level == logging.DEBUG and log.level == logging.NOTSET:
+            log.setLevel(level)
