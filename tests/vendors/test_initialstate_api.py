@@ -533,7 +533,7 @@ def test_messages_can_be_shipped_by_hand(make_streamer: MakeStreamer, collector:
 
 
 def test_the_device_tracks_numbers(collector: Collector, tmp_path: Path) -> None:
-    device = Device(collector.base_url, path=tmp_path / "device", max_bytes=1 << 20)
+    device = Device(collector.base_url, path=tmp_path / "device", flush_interval=0.01)
     for number in range(5):
         device.track(number)
     device.close()

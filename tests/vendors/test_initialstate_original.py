@@ -219,7 +219,9 @@ def test_differs_objects_without_properties_have_values_too(
     assert got == [[], keys]
 
 
-def test_differs_a_value_that_json_cannot_say_spoils_nothing_else(collector: Collector, ini: str) -> None:
+def test_differs_a_value_that_json_cannot_say_spoils_nothing_else(
+    collector: Collector, ini: str, no_waits: None
+) -> None:
     got = []
     for kind in (original.Streamer, Streamer):
         before = collector.count()
@@ -231,7 +233,9 @@ def test_differs_a_value_that_json_cannot_say_spoils_nothing_else(collector: Col
     assert got == [[], ["good"]]
 
 
-def test_differs_a_key_that_is_a_number_is_sent_as_text(collector: Collector, ini: str) -> None:
+def test_differs_a_key_that_is_a_number_is_sent_as_text(
+    collector: Collector, ini: str, no_waits: None
+) -> None:
     bodies = []
     for kind in (original.Streamer, Streamer):
         s = kind("A", "a", KEY, ini, use_async=False)
