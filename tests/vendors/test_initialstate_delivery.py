@@ -406,3 +406,15 @@ def test_many_threads_log_at_once_and_each_keeps_its_order(make_streamer: MakeSt
         for who in range(4):
             own = [value for name, key, value in readings(collector) if (name, key) == (bucket, f"thread{who}")]
             assert own == sorted(own)
+
+
+def test_one_thread_sends_one_request_at_a_time(make_streamer: MakeStreamer, collector: Collector) -> None:
+    """The original had a thread for each full buffer, and they overtook each other."""
+    streamer = make_streamer(buffer_size=1)
+    for number in range(40):
+        streamer.log("n", number)
+        workers = [each for each in threading.enumerate() if each.name.startswith("edgespool-worker")]
+        assert len(workers) == 1
+    drained(streamer)
+    assert values(collector) == list(range(40))
+    assert collector.connections == 1
