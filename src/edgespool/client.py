@@ -275,6 +275,39 @@ class Client:
                 asked = now + 1.0
             self._worker.wait_for_progress(min(_POLL, deadline - now))
 
+    def drain(self, timeout: float = 0.0) -> bool:
+        """Send what waits without waiting for an interval; return whether all that was recorded before has left.
+
+        Unlike `flush` it neither cuts a backoff short, nor a wait that the server asked for, and it waits only while
+        delivery works: a program may call it after every reading, in an outage as well.
+
+        Args:
+            timeout: seconds to wait at most; 0: not at all.
+
+        Raises:
+            QueueClosed: the client is closed.
+        """
+        if self._report is not None:
+            raise QueueClosed("the client is closed")
+        target = self._queue.ledger().accepted if timeout > 0 else 0
+        deadline = time.monotonic() + timeout
+        if self._wanted:
+            self._worker.start()
+        workers = [client._worker for client in list(_clients) if client._directory == self._directory]
+        for worker in workers:
+            worker.drain()
+        while timeout > 0:
+            oldest = self._queue.oldest_sequence()
+            if oldest is None or oldest > target:
+                return True
+            # Another client of this program may be the one that sends.
+            sender = next((worker for worker in workers if worker.sending), self._worker)
+            left = deadline - time.monotonic()
+            if left <= 0 or not sender.running or sender.state.name not in ("idle", "sending"):
+                return False
+            sender.wait_for_progress(min(_POLL, left))
+        return False
+
     def close(self, timeout: float = 5.0) -> CloseReport:
         """Try to deliver what is left, for `timeout` seconds at most, stop, and return the counts. Idempotent.
 

@@ -228,8 +228,10 @@ def _read_lines(path: str, text: str) -> FailedPayload:
             value = jsontext.loads(line)
         except ValueError as error:
             raise FailedFileError(f"{path}, line {number}: no JSON ({error})") from error
+        if isinstance(value, dict):  # the streamer leaves the making of a bucket as one object
+            value = [value]
         if not isinstance(value, list):
-            raise FailedFileError(f"{path}, line {number}: a JSON array is needed")
+            raise FailedFileError(f"{path}, line {number}: a JSON array or object is needed")
         events.extend(value)
     if not events:
         raise FailedFileError(f"{path} holds no events")

@@ -197,6 +197,12 @@ class Worker:
                 route.due = 0.0
             self._wake.notify()
 
+    def drain(self) -> None:
+        """Send what there is without waiting for an interval; a backoff, or a wait that was asked for, goes on."""
+        with self._lock:
+            self._draining = self._poked = True
+            self._wake.notify()
+
     def wait_for_progress(self, timeout: float) -> None:
         """Wait until something was settled, or `timeout` seconds."""
         with self._progress_lock:

@@ -178,3 +178,25 @@ def test_a_with_statement_closes(make_client: MakeClient, collector: Collector) 
     with make_client(flush_interval=600.0) as client:
         ids = record_many(client, 3)
     assert collector.ids() == ids
+
+
+def test_a_drain_sends_what_waits_and_does_not_wait_in_an_outage(
+    make_client: MakeClient, collector: Collector
+) -> None:
+    client = make_client(flush_interval=3600.0, backoff=NEVER)
+    client._worker._fraction = lambda: 0.9
+    assert client.drain(10)
+    record_many(client, 3)
+    assert client.drain(10)
+    assert collector.count() == 3
+    record_many(client, 3)
+    assert not client.drain(), "it was not told to wait"
+    assert collector.wait_for(6, 10)
+    collector.close_port()
+    record_many(client, 3)
+    assert not client.drain(60)
+    assert client.stats().state == "backing off"
+    assert not client.drain(60)
+    client.close()
+    with pytest.raises(QueueClosed):
+        client.drain()

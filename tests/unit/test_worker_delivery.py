@@ -109,6 +109,25 @@ def test_a_hurry_sends_what_there_is_and_ends() -> None:
     assert len(rig.sent) == 2
 
 
+def test_a_drain_ends_the_wait_for_other_events_but_no_backoff() -> None:
+    rig = Rig(script=[Delivered(), Retry("busy", 429, after=60.0)], policy={"flush_interval": 600.0})
+    rig.run(3)
+    rig.add("a")
+    rig.run(2)
+    rig.worker.drain()
+    rig.step()
+    assert rig.sent == [["a"]]
+    rig.add("b")
+    rig.worker.drain()
+    rig.run(3)
+    assert rig.sent == [["a"], ["b"]]
+    rig.worker.drain()
+    rig.run(50)
+    assert len(rig.sent) == 2, "the server asked to be left alone for a minute"
+    rig.run(30)
+    assert rig.sent == [["a"], ["b"], ["b"]]
+
+
 def test_what_waited_before_the_start_goes_at_once() -> None:
     rig = Rig(policy={"flush_interval": 60.0, "batch_size": 2})
     rig.queue.on_append = None

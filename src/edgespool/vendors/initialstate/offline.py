@@ -1,0 +1,76 @@
+"""The streamer's offline mode: readings go to a CSV file, a row each, and nowhere else. Knows no queue and no network.
+
+A row is `epoch, key, value`. Rows are appended: what an earlier run wrote stays.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import threading
+from collections.abc import Iterable
+from typing import IO, Any
+
+from ...errors import ConfigError, EventError, QueueUnavailable
+
+__all__ = ["OfflineFile"]
+
+
+class OfflineFile:
+    """A CSV file that rows are appended to. Safe for many threads.
+
+    Args:
+        path: the file; it is made if it does not exist.
+        flush_to_device: whether rows are flushed to the device before `append` returns, or to the kernel only.
+
+    Raises:
+        ConfigError: the file cannot be opened.
+    """
+
+    def __init__(self, path: str, flush_to_device: bool = True) -> None:
+        self.path = os.path.abspath(path)
+        self._flush_to_device = flush_to_device
+        self._lock = threading.Lock()
+        self._file: IO[bytes] | None = None
+        try:
+            self._open()
+        except OSError as error:
+            raise ConfigError(f"offline_file: {self.path} cannot be opened: {error.strerror or error}") from None
+
+    def append(self, rows: Iterable[tuple[float, Any, Any]]) -> None:
+        """Write the rows in one go, before returning; opens the file again after `close`.
+
+        Raises:
+            EventError: a value holds a lone surrogate, which no file in UTF-8 can hold; nothing was written.
+            QueueUnavailable: the file cannot be written.
+        """
+        text = io.StringIO()
+        csv.writer(text).writerows(rows)
+        try:
+            content = text.getvalue().encode()
+        except UnicodeEncodeError:
+            raise EventError("a key or value holds a lone surrogate, which is not valid Unicode text") from None
+        with self._lock:
+            try:
+                file = self._file or self._open()
+                file.write(content)  # unbuffered: it is in the kernel's hands now
+                if self._flush_to_device:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise QueueUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        with self._lock:
+            file, self._file = self._file, None
+            if file is not None:
+                file.close()
+
+    def _open(self) -> IO[bytes]:
+        self._file = file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - closed by `close`
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\r\n")  # a power cut tore the last row; it must not run into the next
+        return file
