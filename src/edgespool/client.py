@@ -106,6 +106,7 @@ class Client:
             durability=self.settings.durability,
             sync_interval=self.settings.sync_interval,
             max_bytes=self.settings.max_bytes,
+            max_events=self.settings.max_events,
             overflow=self.settings.overflow,
             clock=self._clock,
         )

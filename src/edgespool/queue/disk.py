@@ -95,7 +95,8 @@ class DiskQueue(PersistQueueMethods):
             later.
         sync_interval: seconds, for durability "process" and for acknowledgements.
         max_bytes: the disk budget in bytes, at least 1 MiB; WAL and ballast are part of it, failed files are not.
-        overflow: what `append` does at the budget's end or on a full disk: ``"reject"`` raises QueueFull, ``"block"``
+        max_events: how many events may wait; None: as many as there is room for.
+        overflow: what `append` does at either limit or on a full disk: ``"reject"`` raises QueueFull, ``"block"``
             waits for room, ``"drop_oldest"`` and ``"drop_newest"`` drop and count.
         clock: the clocks; for tests.
         lock_timeout: seconds to wait for a program other than edgespool that locks the file.
@@ -111,6 +112,7 @@ class DiskQueue(PersistQueueMethods):
         durability: str = "power",
         sync_interval: float = 1.0,
         max_bytes: int = 1 << 30,
+        max_events: int | None = None,
         overflow: str = "reject",
         clock: Clock | None = None,
         lock_timeout: float = 30.0,
@@ -121,12 +123,15 @@ class DiskQueue(PersistQueueMethods):
             raise ValueError(f"overflow: one of {', '.join(OVERFLOW)} is needed, not {overflow!r}")
         if max_bytes < Budget.SMALLEST:
             raise ValueError(f"max_bytes: at least {Budget.SMALLEST} is needed, not {max_bytes!r}")
+        if max_events is not None and max_events < 1:
+            raise ValueError(f"max_events: at least 1 is needed, not {max_events!r}")
         # All of this stands before the base class's __init__, which calls _init.
         self.durability = durability
         self.overflow = overflow
         self._sync_interval = sync_interval
         self._clock: Clock = clock or SystemClock()
         self._budget = Budget(max_bytes)
+        self._max_events = max_events
         self._directory = os.path.abspath(path)
         self._ballast = Ballast(self._directory, self._budget.ballast)
         self._quarantine = Quarantine(os.path.join(self._directory, "quarantine"))
@@ -171,6 +176,7 @@ class DiskQueue(PersistQueueMethods):
         self._sequence: int | None = None  # the last one given out, while nobody else writes
         self._foreign_writes = -1
         self._room_known = (0, 0)  # for how many commits more, and how many bytes
+        self._places = 0  # for how many events more, at least, before they have to be counted
         self._offsets_known = False
         self._offset_kept = False  # whether this boot's is in the file
         self._offsets: dict[int, int] = {}  # session -> microseconds to add to its clock to get the true time
@@ -312,7 +318,7 @@ class DiskQueue(PersistQueueMethods):
         commits, room = self._room_known
         session = self._session
         if (
-            len(records) > schema.ROWS or session is None or self._uncounted
+            len(records) > schema.ROWS or session is None or self._uncounted or len(records) > self._places
             or store.pages_written > self._pages_allowed or commits <= 0 or not self._ballast.size
             or store.flush_failed
         ):  # fmt: skip
@@ -342,6 +348,7 @@ class DiskQueue(PersistQueueMethods):
                     return False
                 self._sequence = last + len(rows)
                 self._room_known = (commits - 1, room - need)
+                self._places -= len(rows)
                 # A flushed commit is padded by a page (psow=0).
                 store.pages_written += need // schema.PAGE_SIZE + store.flushes
                 return True
@@ -458,7 +465,7 @@ class DiskQueue(PersistQueueMethods):
             # What the rolled-back transaction made, a route or the session, is not there.
             self._routes.clear()
             self._session = self._sequence = None
-            self._room_known = (0, 0)
+            self._room_known, self._places = (0, 0), 0
             raise
 
     def _insert(
@@ -479,6 +486,18 @@ class DiskQueue(PersistQueueMethods):
         for job in jobs:
             records = job.work
             job.error = None
+            if len(records) > self._places:
+                # What was taken so far goes into the table first: it is counted, and may be the oldest there is.
+                schema.insert(connection, rows)
+                rows = []
+                self._places = self._count_places(connection, sequence, len(records))
+                named = named or self._max_events is not None  # the newest row may be gone from the table
+                if len(records) > self._places:
+                    if self.overflow == "drop_newest":
+                        lost += len(records)
+                    else:
+                        job.error = self._too_many(len(records))
+                    continue
             size = sum([len(record[0]) for record in records])
             need = Budget.cost(size, len(records)) * (1 if grow else 2)  # pages are seldom full
             if need > room:
@@ -494,6 +513,7 @@ class DiskQueue(PersistQueueMethods):
                     continue
             room -= need
             written += need
+            self._places -= len(records)
             if not any(record[4] or record[5] or type(record[1]) is str for record in records):
                 # The plain case, many thousand times a second: nothing but what cannot be left out.
                 rows += [
@@ -517,7 +537,7 @@ class DiskQueue(PersistQueueMethods):
         if named or lost:
             connection.execute(schema.RAISE_SEQUENCE, (sequence,))
         self._store.pages_written += written // schema.PAGE_SIZE + 1
-        if rows:
+        if written:
             self._check_growth(connection)
         # Were the commit to fail, both would be asked for anew: `_write` clears what is known.
         self._sequence = sequence
@@ -534,6 +554,7 @@ class DiskQueue(PersistQueueMethods):
         if self._foreign_writes != self._store.foreign_writes:
             self._foreign_writes = self._store.foreign_writes
             self._sequence = None
+            self._places = 0
         return self._sequence
 
     def _known_room(self, connection: sqlite3.Connection) -> int:
@@ -560,30 +581,66 @@ class DiskQueue(PersistQueueMethods):
         """Delete the oldest events until `need` bytes are free beside those `written`; return the room then."""
         dropped = 0
         while need > room:
-            heads = self._heads(connection, {})
-            if not heads:
+            base, rows = self._oldest(connection, 64)
+            if not rows:
                 break
-            route = min(heads, key=lambda rid: heads[rid])
-            # Up to the oldest event of any other route, so that the order of dropping is the order of recording.
-            end = min((seq for rid, seq in heads.items() if rid != route), default=SEQUENCE_MASK)
-            base = route << SEQUENCE_BITS
-            rows = connection.execute(schema.OLDEST, (base, base | end, 64)).fetchall()
             wanted = need - room
             last, got = 0, 0
             for rowid, length, _, _ in rows:
                 last, got = rowid, got + (length or 0) + 72
                 if got >= wanted:
                     break
-            count = connection.execute(schema.DELETE_RANGE, (base, last)).rowcount
-            if not count:
-                raise schema.malformed("rows are out of order")
-            dropped += count
+            dropped += self._drop_range(connection, base, last)
             room = measure(connection) - written
         if dropped:
             connection.execute(schema.COUNT, ("dropped:overflow", dropped))
+            self._places += dropped
             assert self._sequence is not None
             connection.execute(schema.RAISE_SEQUENCE, (self._sequence,))
         return room
+
+    def _oldest(self, connection: sqlite3.Connection, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
+        """Return the route of the oldest event, as the base of its row ids, and up to `limit` of its oldest rows."""
+        heads = self._heads(connection, {})
+        if not heads:
+            return 0, []
+        route = min(heads, key=lambda rid: heads[rid])
+        # Up to the oldest event of any other route, so that the order of dropping is the order of recording.
+        end = min((seq for rid, seq in heads.items() if rid != route), default=SEQUENCE_MASK)
+        base = route << SEQUENCE_BITS
+        return base, connection.execute(schema.OLDEST, (base, base | end, limit)).fetchall()
+
+    @staticmethod
+    def _drop_range(connection: sqlite3.Connection, base: int, last: int) -> int:
+        count = connection.execute(schema.DELETE_RANGE, (base, last)).rowcount
+        if not count:
+            raise schema.malformed("rows are out of order")
+        return count
+
+    def _count_places(self, connection: sqlite3.Connection, sequence: int, need: int) -> int:
+        """Return how many events more may wait; make places for `need` where the oldest may give way for them."""
+        if self._max_events is None:
+            return 1 << 62
+        counts = schema.counts(connection)
+        places = self._max_events - sequence + sum(counts.values()) - counts.get("seq", 0)
+        if places >= need or self.overflow != "drop_oldest" or need > self._max_events:
+            return places
+        dropped = 0
+        while places + dropped < need:
+            base, rows = self._oldest(connection, min(need - places - dropped, 1000))
+            if not rows:
+                break
+            dropped += self._drop_range(connection, base, rows[-1][0])
+        connection.execute(schema.COUNT, ("dropped:overflow", dropped))
+        return places + dropped
+
+    def _too_many(self, count: int) -> QueueFull:
+        error = QueueFull(
+            f"the queue in {self._directory} holds as many events as max_events ({self._max_events}) allows, and has no "
+            f"place for {count} more; nothing was stored: is the server reachable?"
+        )
+        error.hopeless = self._max_events is not None and count > self._max_events  # type: ignore[attr-defined]
+        return error
 
     # --- routes, sessions ---------------------------------------------------------------------------------------
 
@@ -594,7 +651,7 @@ class DiskQueue(PersistQueueMethods):
                 self._routes.clear()
                 self._route_names = {0: ""}
                 self._session = self._sequence = None
-                self._room_known = (0, 0)
+                self._room_known, self._places = (0, 0), 0
                 self._offsets_known = self._offset_kept = False
                 if self._file != self._store.files:
                     # Another file: its row ids mean other events. What is in flight will be sent again.
