@@ -136,6 +136,7 @@ class Client:
             on_error=on_error,
             network=routes_fingerprint,
             on_state=self._publish,
+            ready=self._enough if self.settings.min_events > 1 else None,
         )
         self._queue.on_append = self._appended
         self._encode = self._format.encode
@@ -242,7 +243,17 @@ class Client:
         if self._report is not None:
             raise QueueClosed("the client is closed")
         self._wanted = True
+        self._worker.resume()
         self._worker.start()
+
+    def pause(self) -> None:
+        """Send no more after the request that is under way, until `start()`. Events are recorded as before."""
+        self._wanted = False
+        self._worker.pause()
+
+    def _enough(self) -> bool:
+        """Whether as many events wait as `min_events` asks for, or there is no room to wait for so many."""
+        return self._queue.crowded() or self._queue.ledger().pending >= self.settings.min_events
 
     def send_now(self) -> None:
         """Send what waits without waiting for an interval or a backoff; returns at once."""
@@ -252,6 +263,8 @@ class Client:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what was recorded before this call, at once; return whether all of it left the queue in time.
+
+        While the client is paused it sends nothing.
 
         Args:
             timeout: seconds to wait at most.
@@ -269,7 +282,7 @@ class Client:
             if oldest is None or oldest > target:
                 return True
             now = time.monotonic()
-            if now >= deadline or not self._worker.running:
+            if now >= deadline or not self._worker.running or self._worker.paused:
                 return False
             if now >= asked:  # again now and then: a failure in between ends the hurry
                 self.send_now()
@@ -317,7 +330,7 @@ class Client:
         """Stop the worker after a last try, within `timeout` seconds; return whether it has ended."""
         deadline = time.monotonic() + timeout
         worker = self._worker
-        if worker.running and worker.state.name in ("idle", "sending") and timeout > 0:
+        if worker.running and not worker.paused and worker.state.name in ("idle", "sending") and timeout > 0:
             self._last_flush(deadline)
         return worker.stop(max(0.0, deadline - time.monotonic()))
 
@@ -422,7 +435,7 @@ class Client:
 
     def _publish(self, state: State) -> None:
         """Tell other processes how the sender fares; sending and idle alternate too often to be worth the wear."""
-        if state.name == "standby" or not self._worker.sending:
+        if state.name in ("standby", "paused") or not self._worker.sending:
             return
         if state.name == "sending" and state.last_error is not None:
             return  # a probe: until it has an answer, what was said of the trouble holds

@@ -190,7 +190,8 @@ class Settings:
     verify: bool | str = _setting(True, _verify, "check certificates; or the path of a CA bundle")
     cert: str | tuple[str, str] | None = _setting(None, _optional(_cert), "client certificate: a path, or (cert, key)")
     max_bytes: int = _setting(_GIBIBYTE, _bytes(_MEBIBYTE), "disk budget of the queue in bytes")
-    max_events: int | None = _setting(None, _optional(_integer(1)), "events that may wait; default: what max_bytes holds")
+    max_events: int | None = _setting(None, _optional(_integer(1)), "events that may wait; default: no limit")
+    min_events: int = _setting(1, _integer(1), "events that must wait before any are sent")
     max_age: float | None = _setting(None, _optional(_number(1.0)), "seconds after which an unsent event is dropped")
     overflow: str = _setting(
         "reject", _choice("reject", "block", "drop_oldest", "drop_newest"), "what record() does when the queue is full"

@@ -636,8 +636,8 @@ class DiskQueue(PersistQueueMethods):
 
     def _too_many(self, count: int) -> QueueFull:
         error = QueueFull(
-            f"the queue in {self._directory} holds as many events as max_events ({self._max_events}) allows, and has no "
-            f"place for {count} more; nothing was stored: is the server reachable?"
+            f"the queue in {self._directory} holds as many events as max_events ({self._max_events}) allows, and has "
+            f"no place for {count} more; nothing was stored: is the server reachable?"
         )
         error.hopeless = self._max_events is not None and count > self._max_events  # type: ignore[attr-defined]
         return error
@@ -1031,6 +1031,15 @@ class DiskQueue(PersistQueueMethods):
             return Ledger(accepted, delivered, failed, dropped, pending)
 
         return self._store.read(work)
+
+    def crowded(self) -> bool:
+        """Return whether room or places run short: whoever waits for more events should not wait for much longer."""
+        if not self._ballast.size:
+            return True
+        most = self._max_events
+        if most is not None and self.ledger().pending >= most:
+            return True
+        return self._store.read(self._budget.room) < self._budget.max_bytes // 8
 
     def count_rows(self) -> int:
         """Return how many events are in the table by counting them: slow, for doctor and tests."""
