@@ -62,6 +62,7 @@ class Client:
         session: a `requests.Session` of your own.
         start: whether to send; False only records, until `start()` is called.
         config_file: the TOML file to read; None: `$EDGESPOOL_CONFIG`, else the user's, if there is one.
+        defaults: settings that hold where neither a keyword nor the environment nor the file says otherwise; for SDKs.
         destination, format: parts of your own, in place of what the settings say.
         clock: the clocks; for tests.
         watch: is told of each exchange with the server, in the sender's thread.
@@ -81,6 +82,7 @@ class Client:
         session: requests.Session | None = None,
         start: bool = True,
         config_file: str | os.PathLike[str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
         destination: Destination | None = None,
         format: Format | str | None = None,
         clock: Clock | None = None,
@@ -88,7 +90,7 @@ class Client:
         **settings: Any,
     ) -> None:
         by_name = format if isinstance(format, str) else None
-        self.settings: Settings = config.load({"url": url, "format": by_name, **settings}, config_file)
+        self.settings: Settings = config.load({"url": url, "format": by_name, **settings}, config_file, defaults)
         self._clock: Clock = clock or SystemClock()
         self._format: Format = (
             create_format(self.settings.format, self.settings.event_source)

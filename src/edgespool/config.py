@@ -250,12 +250,17 @@ def config_file() -> str | None:
     return path if os.path.isfile(path) else None
 
 
-def load(given: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -> Settings:
+def load(
+    given: Mapping[str, Any],
+    file: str | os.PathLike[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Settings:
     """Return the settings from keywords, environment and file.
 
     Args:
         given: keywords; those that are None count as not given.
         file: a TOML file; None: what `config_file` says.
+        defaults: what holds where nobody says otherwise, in place of the settings' own defaults.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range, or the file cannot be read; the message
@@ -274,6 +279,9 @@ def load(given: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -
         client = chosen["name"][0] if "name" in chosen else None
         for key, value in _from_file(path, client).items():
             chosen.setdefault(key, (value, f"{path}: {key}"))
+    for key, value in (defaults or {}).items():
+        _known(key, "default")
+        chosen.setdefault(key, (value, key))
     values: dict[str, Any] = {}
     for key, (value, where) in chosen.items():
         try:

@@ -101,6 +101,19 @@ def test_every_setting_is_documented(name: str) -> None:
     assert f"`EDGESPOOL_{name.upper()}`" in rows[0]
 
 
+def test_another_default_gives_way_to_everybody(
+    toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"flush_interval": 30.0}
+    assert load({}, None, other).flush_interval == 30.0
+    assert load({}, toml("flush_interval = 5\n"), other).flush_interval == 5.0
+    monkeypatch.setenv("EDGESPOOL_FLUSH_INTERVAL", "5")
+    assert load({}, None, other).flush_interval == 5.0
+    assert load({"flush_interval": 7}, None, other).flush_interval == 7.0
+    with pytest.raises(ConfigError, match="no setting 'flush'"):
+        load({}, None, {"flush": 1})
+
+
 # The file
 
 
