@@ -315,6 +315,10 @@ class Worker:
         batch = self._lease(now)
         if batch is None:
             return self._nothing_to_send(now)
+        if self._paused:  # since this step began; what is leased may have been recorded after that
+            self._queue.requeue(batch)
+            self._draining = True
+            return 0.0
         self._set_state("sending")
         try:
             try:

@@ -84,6 +84,25 @@ def test_a_paused_worker_sends_nothing_and_one_that_goes_on_sends_all() -> None:
     assert rig.sent == [["a"]]
 
 
+def test_what_is_recorded_after_a_pause_is_not_sent_by_a_step_that_began_before() -> None:
+    rig = Rig()
+    lease = rig.queue.lease
+
+    def slow(*args: Any, **given: Any) -> Any:
+        if not rig.worker.paused:
+            rig.worker.pause()
+            rig.add("late")
+        return lease(*args, **given)
+
+    rig.queue.lease = slow
+    rig.run(60)
+    assert rig.sent == []
+    rig.queue.lease = lease
+    rig.worker.resume()
+    rig.run(60)
+    assert rig.sent == [["late"]]
+
+
 def test_a_paused_worker_lets_another_process_send() -> None:
     class Lock:
         held = False
