@@ -245,6 +245,18 @@ def test_both_spellings_of_the_source_are_one_option(
     assert client.config["sourceId"] == "pi"
 
 
+def test_every_option_is_documented() -> None:
+    page = Path(__file__).parents[2] / "docs" / "vendors" / "samsara.md"
+    if not page.exists():
+        pytest.skip("the documentation is not here")
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for option in (*api.DEFAULT_CONFIG, "url", "sourceId", "source_id"):
+        assert any(f"`{option}`" in row.split("|")[1] for row in rows), option
+    for name, default in api.DEFAULT_CONFIG.items():
+        (row,) = [row for row in rows if row.startswith(f"| `{name}`")]
+        assert str(default) in row.split("|")[2]
+
+
 # record_event
 
 
