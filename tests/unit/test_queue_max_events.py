@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit_kit import check_ledger, drain, lease, record, records
+from unit_kit import MIB, check_ledger, drain, lease, record, records
 
 from edgespool.errors import QueueFull
 from edgespool.queue import DiskQueue
@@ -51,6 +51,25 @@ def test_more_at_once_than_may_ever_wait_is_refused_and_drops_nothing(open_queue
             queue.append(records("cdef"))
         assert drain(queue) == ["a", "b"]
         queue.close()
+
+
+def test_what_could_never_fit_in_bytes_drops_nothing_for_the_sake_of_a_place(open_queue: OpenQueue) -> None:
+    queue = open_queue(max_events=2, max_bytes=MIB, overflow="drop_oldest")
+    queue.append(records("ab"))
+    with pytest.raises(QueueFull, match="bytes"):
+        queue.append([record("huge", size=4 * MIB)])
+    check_ledger(queue)
+    assert drain(queue) == ["a", "b"]
+
+
+def test_both_limits_hold_at_once(open_queue: OpenQueue) -> None:
+    queue = open_queue(max_events=30, max_bytes=MIB, overflow="drop_oldest")
+    for number in range(200):
+        queue.append([record(number, size=16_384 if number % 50 < 40 else 10)])
+        assert queue.ledger().pending <= 30
+    check_ledger(queue)
+    left = list(map(int, drain(queue)))
+    assert left == list(range(left[0], 200))
 
 
 def test_at_reject_a_full_queue_takes_again_once_there_is_a_place(open_queue: OpenQueue) -> None:

@@ -40,7 +40,8 @@ def test_once_begun_all_of_it_goes() -> None:
     rig.add(*range(10))
     rig.run(60)
     assert [len(ids) for ids in rig.sent] == [4, 4, 2]
-    rig.add(*"abcd")  # a full batch, but too few
+    rig.add("a")
+    rig.add(*"bcd")  # a full batch, but too few
     rig.run(60)
     assert len(rig.sent) == 3
 
@@ -157,12 +158,22 @@ def client(tmp_path: Path, _nothing_is_left_behind: None) -> Any:
 def test_a_client_can_be_paused_and_goes_on(client: Client) -> None:
     client.record("a")
     client.pause()
-    assert client.flush(5) is False
+    assert client.flush(3600) is False  # at once
     client.record("b")
     assert client.stats().pending == 2
     client.start()
     assert client.flush(20)
     assert client.stats().delivered == 2
+
+
+def test_a_queue_that_runs_full_does_not_wait_for_more_than_it_holds(tmp_path: Path) -> None:
+    client = Client(
+        path=tmp_path / "queue", source="pi", destination=FakeDestination(), flush_interval=0.01, min_events=3,
+        max_events=2, overflow="block",
+    )  # fmt: skip
+    for number in range(6):
+        client.record("a", number=number)  # would wait for ever
+    assert client.close(20).pending == 0
 
 
 def test_closing_a_paused_client_sends_nothing(client: Client) -> None:

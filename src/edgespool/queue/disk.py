@@ -486,30 +486,29 @@ class DiskQueue(PersistQueueMethods):
         for job in jobs:
             records = job.work
             job.error = None
-            if len(records) > self._places:
-                # What was taken so far goes into the table first: it is counted, and may be the oldest there is.
-                schema.insert(connection, rows)
-                rows = []
-                self._places = self._count_places(connection, sequence, len(records))
-                named = named or self._max_events is not None  # the newest row may be gone from the table
-                if len(records) > self._places:
-                    if self.overflow == "drop_newest":
-                        lost += len(records)
-                    else:
-                        job.error = self._too_many(len(records))
-                    continue
             size = sum([len(record[0]) for record in records])
             need = Budget.cost(size, len(records)) * (1 if grow else 2)  # pages are seldom full
             if need > room:
                 room = measure(connection) - written  # exactly, now that it matters
             if need > room:
-                if self.overflow == "drop_oldest" and not self._hopeless(need):
+                if self.overflow == "drop_oldest" and not self._hopeless(need, len(records)):
                     room = self._drop_oldest(connection, need, room, written, measure)
                 if need > room:
                     if self.overflow == "drop_newest":
                         lost += len(records)
                     else:
                         job.error = self._full(need) if grow else disk_full(self._directory)
+                    continue
+            if len(records) > self._places:
+                # What was taken so far goes into the table first: it is counted, and may be the oldest there is.
+                schema.insert(connection, rows)
+                rows = []
+                self._places = self._count_places(connection, sequence, len(records))
+                if len(records) > self._places:
+                    if self.overflow == "drop_newest":
+                        lost += len(records)
+                    else:
+                        job.error = self._too_many(len(records))
                     continue
             room -= need
             written += need
@@ -573,9 +572,9 @@ class DiskQueue(PersistQueueMethods):
         error.hopeless = self._hopeless(need)  # type: ignore[attr-defined]
         return error
 
-    def _hopeless(self, need: int) -> bool:
+    def _hopeless(self, need: int, count: int = 0) -> bool:
         """Whether it is so much that an empty queue may not hold it: no waiting and no dropping would help."""
-        return need > self._budget.max_bytes // 2
+        return need > self._budget.max_bytes // 2 or (self._max_events is not None and count > self._max_events)
 
     def _drop_oldest(self, connection: sqlite3.Connection, need: int, room: int, written: int, measure: Measure) -> int:
         """Delete the oldest events until `need` bytes are free beside those `written`; return the room then."""
@@ -594,7 +593,6 @@ class DiskQueue(PersistQueueMethods):
             room = measure(connection) - written
         if dropped:
             connection.execute(schema.COUNT, ("dropped:overflow", dropped))
-            self._places += dropped
             assert self._sequence is not None
             connection.execute(schema.RAISE_SEQUENCE, (self._sequence,))
         return room
@@ -623,7 +621,7 @@ class DiskQueue(PersistQueueMethods):
             return 1 << 62
         counts = schema.counts(connection)
         places = self._max_events - sequence + sum(counts.values()) - counts.get("seq", 0)
-        if places >= need or self.overflow != "drop_oldest" or need > self._max_events:
+        if places >= need or self.overflow != "drop_oldest" or self._hopeless(0, need):
             return places
         dropped = 0
         while places + dropped < need:
@@ -639,7 +637,7 @@ class DiskQueue(PersistQueueMethods):
             f"the queue in {self._directory} holds as many events as max_events ({self._max_events}) allows, and has "
             f"no place for {count} more; nothing was stored: is the server reachable?"
         )
-        error.hopeless = self._max_events is not None and count > self._max_events  # type: ignore[attr-defined]
+        error.hopeless = self._hopeless(0, count)  # type: ignore[attr-defined]
         return error
 
     # --- routes, sessions ---------------------------------------------------------------------------------------
