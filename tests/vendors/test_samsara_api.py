@@ -433,7 +433,7 @@ def test_publishing_works_without_the_publishing_thread_and_leaves_it_off(
 
 def test_publishing_in_an_outage_says_false_and_loses_nothing(make: MakeSamsara, collector: Collector) -> None:
     """The original raises, with the bare `raise` of a program that has no exception, or what requests raised."""
-    client = make(publish_interval=3_600_000)
+    client = make(publish_interval=3_600_000, send_timeout=3_600_000)  # it does not wait for that long
     collector.set_fault(status=503)
     assert client.publish_events([event("a")]) is False
     collector.close_port()
@@ -471,6 +471,35 @@ def test_a_refusal_of_other_events_is_not_told_of_these(make: MakeSamsara, colle
     client.record_event(eventName="bad")
     assert client.publish_events([event("a")]) is True
     assert client.stats().failed == 1
+
+
+def test_files_of_earlier_refusals_are_not_read_again(
+    make: MakeSamsara, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make()
+    collector.set_fault(poison={"field": "eventName", "value": "bad"})
+    read = api.failed.read
+    seen: list[str] = []
+    monkeypatch.setattr(api.failed, "read", lambda path: seen.append(path) or read(path))
+    for _ in range(3):
+        with pytest.raises(RefusedEvents):
+            client.publish_events([event("bad")])
+    assert len(seen) == len(set(seen)) == 3
+
+
+def test_events_that_newer_ones_pushed_out_are_not_said_to_have_arrived(
+    make: MakeSamsara, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(max_buffer_size=2, start_publishing_thread=False)
+    collector.close_port()
+
+    def flush(timeout: float) -> bool:
+        for number in range(3):
+            client.record_event(eventName="newer", number=number)
+        return True
+
+    monkeypatch.setattr(client._client, "flush", flush)
+    assert client.publish_events([event("a")]) is False
 
 
 def test_more_than_the_buffer_holds_is_refused_whole(make: MakeSamsara) -> None:
