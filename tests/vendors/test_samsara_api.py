@@ -163,10 +163,16 @@ def test_the_environment_beats_a_default_and_not_an_option(tmp_path: Path, monke
     monkeypatch.setenv("EDGESPOOL_FLUSH_INTERVAL", "5")
     monkeypatch.setenv("EDGESPOOL_MAX_EVENTS", "50")
     monkeypatch.setenv("EDGESPOOL_URL", "http://127.0.0.1:9/")
+    monkeypatch.setenv("EDGESPOOL_SOURCE", "from outside")
     client = SamsaraClient(path=tmp_path / "queue", max_buffer_size=60, start_publishing_thread=False)
     settings = client._client.settings
     assert (settings.flush_interval, settings.max_events) == (5.0, 60)
     assert client.config["endpoint"] == "http://127.0.0.1:9/v1/events"
+    assert client.config["sourceId"] == "from outside"
+    client.record_event(eventName="a")
+    client.close(0)
+    client = SamsaraClient(path=tmp_path / "queue", source_id="own", start_publishing_thread=False)
+    assert client.config["sourceId"] == client._client.settings.source == "own"
     client.close(0)
 
 

@@ -69,7 +69,7 @@ class SamsaraClient:
 
     Args:
         url: the ingestion API, without its path `/v1/events`. Required, here or as `EDGESPOOL_URL`.
-        sourceId, source_id: the source of events that name none; one option, two spellings.
+        sourceId, source_id: the source of events that name none; one option, two spellings. Also `EDGESPOOL_SOURCE`.
         start_publishing_thread: whether to send, from now on; default True. See `start_consuming`.
         publish_interval: milliseconds an event waits for others to be sent with; default 30,000.
         max_buffer_size: events that wait at most; the oldest give way to newer ones, and are counted in
@@ -102,16 +102,15 @@ class SamsaraClient:
         self._consuming = bool(options["start_publishing_thread"])
         self._stats_due = 0.0  # monotonic seconds
         stated, defaults = _settings(options, config)
-        source = options["sourceId"]
-        if source is not None:
-            defaults["source"] = source
+        if options["sourceId"] is not None:
+            stated["source"] = options["sourceId"]
         if own.get("start") is not None:
             self._consuming = bool(own["start"])
         own["start"] = False  # not before all of this object is there
         try:
             self._client: Client = open_client(
                 _VENDOR,
-                f"{options.get('url') or ''}\0{source or ''}",
+                f"{options.get('url') or ''}\0{options['sourceId'] or ''}",
                 options.get("url"),
                 **{**stated, **own},
                 defaults=defaults,
@@ -123,13 +122,17 @@ class SamsaraClient:
                 said = f"Missing Samsara's ingestion api endpoint url. {said}"
             raise InvalidConfiguration(said) from None
         settings = self._client.settings
+        self._source: str | None = settings.source
+        if options["send_client_stats"] and self._source is None:
+            self._client.close(0)
+            raise InvalidConfiguration("send_client_stats: statistics say whose they are; give a sourceId, too")
         self.config: dict[str, Any] = {
             **options,
+            "sourceId": self._source,
             "endpoint": endpoint(settings.url or ""),
             "publish_interval_secs": settings.flush_interval,
             "send_timeout_secs": settings.timeout[1],
         }
-        self._source: str | None = source
         self._interval = settings.flush_interval
         self._places = settings.max_events
         self._patience = settings.timeout[1]
@@ -406,8 +409,6 @@ def _options(config: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidConfiguration(
             f"Specified compression, {options['compression']!r}, must be in ('gzip', 'none', None)"
         )
-    if options["send_client_stats"] and options["sourceId"] is None:
-        raise InvalidConfiguration("send_client_stats: statistics have to say whose they are; give a sourceId, too")
     return options
 
 
