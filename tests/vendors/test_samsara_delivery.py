@@ -100,6 +100,22 @@ def test_a_program_that_ends_without_closing_leaves_nothing_behind_unsent_for_go
     assert numbers(collector) == [1]
 
 
+def test_a_program_that_only_ends_does_end_and_sends_what_it_has(collector: Collector, tmp_path: Path) -> None:
+    """The original's thread keeps the process alive, and never sends fewer events than `min_buffer_size`."""
+    code = (
+        "import sys\n"
+        "from edgespool.vendors.samsara.api import SamsaraClient\n"
+        "client = SamsaraClient(url=sys.argv[1], sourceId='c', path=sys.argv[2])\n"
+        "client.record_event(eventName='reading', number=1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, collector.base_url, str(tmp_path / "queue")],
+        timeout=60, capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert numbers(collector) == [1]
+
+
 # Outages
 
 

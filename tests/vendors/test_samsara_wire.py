@@ -221,6 +221,15 @@ def test_what_a_reply_means(status: int, kind: type) -> None:
     assert isinstance(SamsaraEvents("pi").outcome(Reply(status, {})), kind)
 
 
+def test_a_captive_portal_takes_no_events(make: MakeSamsara, collector: Collector) -> None:
+    client = make()
+    collector.set_fault(status=200, headers={"Content-Type": "text/html; charset=utf-8"}, body="<html>Welcome", times=3)
+    client.record_event(eventName="a")
+    assert collector.wait_for(1, DEADLINE)
+    assert [record.status for record in collector.requests()] == [200, 200, 200, 202]
+    assert isinstance(SamsaraEvents("pi").outcome(Reply(200, {"content-type": "application/json"})), Delivered)
+
+
 def test_any_number_of_events_goes_in_one_request() -> None:
     form = SamsaraEvents("pi")
     assert form.take([stored(form)] * 777) == 777

@@ -17,8 +17,9 @@ class Device:
 
     def __init__(self, url: str, **given: Any) -> None:
         """Open the client on the collector at `url`; `given` are keywords of edgespool."""
-        # A single reading is worth a request here: nobody would wait for a hundred in a demo.
-        self._samsara = SamsaraClient(url=url, sourceId="samsara-device", min_buffer_size=1, **given)
+        # A single reading is worth a request here, and soon: nobody would wait for a hundred in a demo.
+        options = {"sourceId": "samsara-device", "min_buffer_size": 1, "publish_interval": 1000, **given}
+        self._samsara = SamsaraClient(url=url, **options)
         self._client = self._samsara._client
 
     def track(self, number: int) -> None:

@@ -22,7 +22,7 @@ from ...config import Settings
 from ...errors import EventError
 from ...event import Batch, StoredEvent, id_text, new_id
 from ...interfaces import Request
-from ...outcome import Outcome, Reply, outcome_of_status
+from ...outcome import Outcome, Reply, Retry, outcome_of_status
 
 __all__ = ["ENDPOINT", "FORMAT", "PUBLISHED_TIMESTAMP", "SamsaraEvents", "endpoint", "fault", "seconds"]
 
@@ -135,7 +135,12 @@ class SamsaraEvents:
         return StoredEvent(0, jsontext.encode(event), seconds(event["timestamp"]), id or id_text(new_id()), False)
 
     def outcome(self, reply: Reply) -> Outcome:
-        """Return what the status says; a 400 is the fault of at least one event, the others go on without it."""
+        """Return what the status says; a 400 is the fault of at least one event, the others go on without it.
+
+        A web page is no success, whatever its status: the API answers 202 and no page, a hotel's Wi-Fi 200 and one.
+        """
+        if 200 <= reply.status < 300 and reply.headers.get("content-type", "").lower().startswith("text/html"):
+            return Retry(f"HTTP {reply.status} with a web page: is this Samsara, or a captive portal?", reply.status)
         return outcome_of_status(reply)
 
 
