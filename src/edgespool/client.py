@@ -62,6 +62,7 @@ class Client:
         session: a `requests.Session` of your own.
         start: whether to send; False only records, until `start()` is called.
         config_file: the TOML file to read; None: `$EDGESPOOL_CONFIG`, else the user's, if there is one.
+        defaults: settings that hold where neither a keyword nor the environment nor the file says otherwise; for SDKs.
         destination, format: parts of your own, in place of what the settings say.
         clock: the clocks; for tests.
         watch: is told of each exchange with the server, in the sender's thread.
@@ -81,6 +82,7 @@ class Client:
         session: requests.Session | None = None,
         start: bool = True,
         config_file: str | os.PathLike[str] | None = None,
+        defaults: Mapping[str, Any] | None = None,
         destination: Destination | None = None,
         format: Format | str | None = None,
         clock: Clock | None = None,
@@ -88,7 +90,7 @@ class Client:
         **settings: Any,
     ) -> None:
         by_name = format if isinstance(format, str) else None
-        self.settings: Settings = config.load({"url": url, "format": by_name, **settings}, config_file)
+        self.settings: Settings = config.load({"url": url, "format": by_name, **settings}, config_file, defaults)
         self._clock: Clock = clock or SystemClock()
         self._format: Format = (
             create_format(self.settings.format, self.settings.event_source)
@@ -106,6 +108,7 @@ class Client:
             durability=self.settings.durability,
             sync_interval=self.settings.sync_interval,
             max_bytes=self.settings.max_bytes,
+            max_events=self.settings.max_events,
             overflow=self.settings.overflow,
             clock=self._clock,
         )
@@ -135,6 +138,7 @@ class Client:
             on_error=on_error,
             network=routes_fingerprint,
             on_state=self._publish,
+            ready=self._enough if self.settings.min_events > 1 else None,
         )
         self._queue.on_append = self._appended
         self._encode = self._format.encode
@@ -241,7 +245,17 @@ class Client:
         if self._report is not None:
             raise QueueClosed("the client is closed")
         self._wanted = True
+        self._worker.resume()
         self._worker.start()
+
+    def pause(self) -> None:
+        """Send no more after the request that is under way, until `start()`. Events are recorded as before."""
+        self._wanted = False
+        self._worker.pause()
+
+    def _enough(self) -> bool:
+        """Whether as many events wait as `min_events` asks for, or there is no room to wait for so many."""
+        return self._queue.crowded() or self._queue.ledger().pending >= self.settings.min_events
 
     def send_now(self) -> None:
         """Send what waits without waiting for an interval or a backoff; returns at once."""
@@ -251,6 +265,8 @@ class Client:
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what was recorded before this call, at once; return whether all of it left the queue in time.
+
+        While the client is paused it sends nothing.
 
         Args:
             timeout: seconds to wait at most.
@@ -268,7 +284,7 @@ class Client:
             if oldest is None or oldest > target:
                 return True
             now = time.monotonic()
-            if now >= deadline or not self._worker.running:
+            if now >= deadline or not self._worker.running or self._worker.paused:
                 return False
             if now >= asked:  # again now and then: a failure in between ends the hurry
                 self.send_now()
@@ -349,7 +365,7 @@ class Client:
         """Stop the worker after a last try, within `timeout` seconds; return whether it has ended."""
         deadline = time.monotonic() + timeout
         worker = self._worker
-        if worker.running and worker.state.name in ("idle", "sending") and timeout > 0:
+        if worker.running and not worker.paused and worker.state.name in ("idle", "sending") and timeout > 0:
             self._last_flush(deadline)
         return worker.stop(max(0.0, deadline - time.monotonic()))
 
@@ -454,7 +470,7 @@ class Client:
 
     def _publish(self, state: State) -> None:
         """Tell other processes how the sender fares; sending and idle alternate too often to be worth the wear."""
-        if state.name == "standby" or not self._worker.sending:
+        if state.name in ("standby", "paused") or not self._worker.sending:
             return
         if state.name == "sending" and state.last_error is not None:
             return  # a probe: until it has an answer, what was said of the trouble holds

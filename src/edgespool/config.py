@@ -190,6 +190,8 @@ class Settings:
     verify: bool | str = _setting(True, _verify, "check certificates; or the path of a CA bundle")
     cert: str | tuple[str, str] | None = _setting(None, _optional(_cert), "client certificate: a path, or (cert, key)")
     max_bytes: int = _setting(_GIBIBYTE, _bytes(_MEBIBYTE), "disk budget of the queue in bytes")
+    max_events: int | None = _setting(None, _optional(_integer(1)), "events that may wait; default: no limit")
+    min_events: int = _setting(1, _integer(1), "events that must wait before any are sent")
     max_age: float | None = _setting(None, _optional(_number(1.0)), "seconds after which an unsent event is dropped")
     overflow: str = _setting(
         "reject", _choice("reject", "block", "drop_oldest", "drop_newest"), "what record() does when the queue is full"
@@ -248,12 +250,17 @@ def config_file() -> str | None:
     return path if os.path.isfile(path) else None
 
 
-def load(given: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -> Settings:
+def load(
+    given: Mapping[str, Any],
+    file: str | os.PathLike[str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+) -> Settings:
     """Return the settings from keywords, environment and file.
 
     Args:
         given: keywords; those that are None count as not given.
         file: a TOML file; None: what `config_file` says.
+        defaults: what holds where nobody says otherwise, in place of the settings' own defaults.
 
     Raises:
         ConfigError: a setting is unknown, of the wrong type or out of range, or the file cannot be read; the message
@@ -272,6 +279,9 @@ def load(given: Mapping[str, Any], file: str | os.PathLike[str] | None = None) -
         client = chosen["name"][0] if "name" in chosen else None
         for key, value in _from_file(path, client).items():
             chosen.setdefault(key, (value, f"{path}: {key}"))
+    for key, value in (defaults or {}).items():
+        _known(key, "default")
+        chosen.setdefault(key, (value, key))
     values: dict[str, Any] = {}
     for key, (value, where) in chosen.items():
         try:

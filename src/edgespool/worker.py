@@ -60,7 +60,8 @@ class Policy:
 
 @dataclass(frozen=True)
 class State:
-    """What the worker is doing. `name` is one of idle, sending, backing off, held, standby, unavailable, stopped."""
+    """What the worker is doing. `name` is one of idle, sending, backing off, held, paused, standby, unavailable,
+    stopped."""
 
     name: str = "idle"
     last_error: str | None = None
@@ -96,6 +97,7 @@ class Worker:
         on_error: called with an exception and the batch, when a batch is given up, held, or fails for the first time.
         network: a mark of the ways out of this machine; when it changes during an outage, one probe is sent at once.
         on_state: called with each new state.
+        ready: says whether what waits is enough to begin sending; a flush does not ask. None: it always is.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Worker:
         on_error: Callable[[Exception, Batch], None] | None = None,
         network: Callable[[], frozenset[str]] = frozenset,
         on_state: Callable[[State], None] | None = None,
+        ready: Callable[[], bool] | None = None,
     ) -> None:
         self._queue = queue
         self._destination = destination
@@ -124,6 +127,7 @@ class Worker:
         self._on_error = on_error
         self._network = network
         self._on_state = on_state
+        self._ready = ready
         self.state = State()
         self.sending = election is None  # whether this process is the sender
         self.on_end: Callable[[], None] | None = None  # called by the thread when it ends
@@ -144,6 +148,8 @@ class Worker:
         self._fresh_since: float | None = None
         self._draining = True  # there may be more than one batch: do not wait for the interval
         self._hurry = False  # somebody called flush
+        self._begun = False  # what waited was enough: go on until the queue is drained
+        self._paused = False
         self._poked = False  # something happened since the last step began
         self._stop = False
         self._routes: dict[str, _Route] = {}
@@ -173,6 +179,26 @@ class Worker:
     def running(self) -> bool:
         """Whether the thread was started and has not ended."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def paused(self) -> bool:
+        """Whether `pause` was called, and `resume` was not."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Send no more after the request that is under way, until `resume`; another process may send meanwhile."""
+        with self._lock:
+            self._paused = True
+            self._hurry = False
+            self._wake.notify()
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        with self._lock:
+            self._draining = self._draining or self._paused
+            self._paused = False
+            self._poked = True
+            self._wake.notify()
 
     def notify(self, count: int) -> None:
         """Say that so many events were appended."""
@@ -262,6 +288,13 @@ class Worker:
 
     def step(self) -> float:
         """Do at most one sending; return the seconds until the next step is due."""
+        if self._paused:
+            if self._election is not None and self.sending:
+                self._election.release()
+                self.sending = False
+            self._hurry = False
+            self._set_state("paused")
+            return _IDLE_POLL
         if self._election is not None:
             before, self.sending = self.sending, self._election.acquire()
             if not self.sending:
@@ -281,11 +314,20 @@ class Worker:
         if now < self._next_allowed:
             return self._next_allowed - now
         if not self._due(now):
+            self._begun = False
             self._quietly_maintain(True)
             return self._idle_pause(now)
+        if not self._enough():
+            self._draining, self._fresh, self._fresh_since = False, 0, None
+            self._rest(now)
+            return _IDLE_POLL
         batch = self._lease(now)
         if batch is None:
             return self._nothing_to_send(now)
+        if self._paused:  # since this step began; what is leased may have been recorded after that
+            self._queue.requeue(batch)
+            self._draining = True
+            return 0.0
         self._set_state("sending")
         try:
             try:
@@ -308,6 +350,14 @@ class Worker:
             or self._fresh >= self._policy.batch_size
             or (since is not None and now >= since + self._policy.flush_interval)
         )
+
+    def _enough(self) -> bool:
+        """Whether so many events wait that sending may begin, or it has begun and goes on."""
+        if self._ready is None or self._hurry:
+            return True
+        if not (self._begun and self._draining):
+            self._begun = self._ready()
+        return self._begun
 
     def _idle_pause(self, now: float) -> float:
         if self._fresh_since is not None:

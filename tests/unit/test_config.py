@@ -39,6 +39,8 @@ SETTINGS: dict[str, tuple[tuple[Any, Any], tuple[str, Any], tuple[str, Any]]] = 
     "verify": ((False, False), ("no", False), ('"/ca.pem"', "/ca.pem")),
     "cert": ((("c", "k"), ("c", "k")), ("/cert.pem", "/cert.pem"), ('["/c", "/k"]', ("/c", "/k"))),
     "max_bytes": ((1 << 21, 1 << 21), ("5mib", 5 << 20), ('"1.5 GiB"', 3 << 29)),
+    "max_events": ((7, 7), ("none", None), ("5", 5)),
+    "min_events": ((7, 7), ("1", 1), ("5", 5)),
     "max_age": ((60, 60.0), ("none", None), ("3600", 3600.0)),
     "overflow": (("block", "block"), ("drop_oldest", "drop_oldest"), ('"drop_newest"', "drop_newest")),
     "max_attempts": ((3, 3), ("none", None), ("5", 5)),
@@ -97,6 +99,19 @@ def test_every_setting_is_documented(name: str) -> None:
     rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]
     assert len(rows) == 1, f"docs/configuration.md has {len(rows)} rows for {name}"
     assert f"`EDGESPOOL_{name.upper()}`" in rows[0]
+
+
+def test_another_default_gives_way_to_everybody(
+    toml: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {"flush_interval": 30.0}
+    assert load({}, None, other).flush_interval == 30.0
+    assert load({}, toml("flush_interval = 5\n"), other).flush_interval == 5.0
+    monkeypatch.setenv("EDGESPOOL_FLUSH_INTERVAL", "5")
+    assert load({}, None, other).flush_interval == 5.0
+    assert load({"flush_interval": 7}, None, other).flush_interval == 7.0
+    with pytest.raises(ConfigError, match="no setting 'flush'"):
+        load({}, None, {"flush": 1})
 
 
 # The file
@@ -185,6 +200,8 @@ BAD: dict[str, list[Any]] = {
     "verify": ["", 5],
     "cert": [5, ("a", "b", "c"), (1, 2)],
     "max_bytes": ["1 KiB", 1000, "lots", "nan GiB", "1e400 GiB"],
+    "max_events": [0, -1, 1.5, True, "many"],
+    "min_events": [0, -1, 1.5, True, "many"],
     "max_age": [0, -5, "old", True],
     "overflow": ["spill", 5],
     "max_attempts": [0, "x", 1.5],

@@ -135,7 +135,8 @@ class DiskQueue(PersistQueueMethods):
             later.
         sync_interval: seconds, for durability "process" and for acknowledgements.
         max_bytes: the disk budget in bytes, at least 1 MiB; WAL and ballast are part of it, failed files are not.
-        overflow: what `append` does at the budget's end or on a full disk: ``"reject"`` raises QueueFull, ``"block"``
+        max_events: how many events may wait; None: as many as there is room for.
+        overflow: what `append` does at either limit or on a full disk: ``"reject"`` raises QueueFull, ``"block"``
             waits for room, ``"drop_oldest"`` and ``"drop_newest"`` drop and count.
         clock: the clocks; for tests.
         lock_timeout: seconds to wait for a program other than edgespool that locks the file.
@@ -151,6 +152,7 @@ class DiskQueue(PersistQueueMethods):
         durability: str = "power",
         sync_interval: float = 1.0,
         max_bytes: int = 1 << 30,
+        max_events: int | None = None,
         overflow: str = "reject",
         clock: Clock | None = None,
         lock_timeout: float = 30.0,
@@ -161,6 +163,8 @@ class DiskQueue(PersistQueueMethods):
             raise ValueError(f"overflow: one of {', '.join(OVERFLOW)} is needed, not {overflow!r}")
         if max_bytes < Budget.SMALLEST:
             raise ValueError(f"max_bytes: at least {Budget.SMALLEST} is needed, not {max_bytes!r}")
+        if max_events is not None and max_events < 1:
+            raise ValueError(f"max_events: at least 1 is needed, not {max_events!r}")
         # All of this stands before the base class's __init__, which calls _init.
         self.durability = durability
         self.overflow = overflow
@@ -168,6 +172,7 @@ class DiskQueue(PersistQueueMethods):
         self._clock: Clock = clock or SystemClock()
         self._budget = Budget(max_bytes)
         self._scarce = max_bytes // 8  # with less room than this, SQLite is asked for it each time
+        self._max_events = max_events
         self._directory = os.path.abspath(path)
         self._ballast = Ballast(self._directory, self._budget.ballast)
         self._quarantine = Quarantine(os.path.join(self._directory, "quarantine"))
@@ -212,6 +217,7 @@ class DiskQueue(PersistQueueMethods):
         self._sequence: int | None = None  # the last one given out, while nobody else writes
         self._foreign_writes = -1
         self._room_known = (0, 0)  # for how many commits more, and how many bytes
+        self._places = 0  # for how many events more, at least, before they have to be counted
         self._offsets_known = False
         self._offset_kept = False  # whether this boot's is in the file
         self._offsets: dict[int, int] = {}  # session -> microseconds to add to its clock to get the true time
@@ -353,7 +359,7 @@ class DiskQueue(PersistQueueMethods):
         commits, room = self._room_known
         session = self._session
         if (
-            len(records) > schema.ROWS or session is None or self._uncounted
+            len(records) > schema.ROWS or session is None or self._uncounted or len(records) > self._places
             or store.pages_written > self._pages_allowed or commits <= 0 or not self._ballast.size
             or store.flush_failed
         ):  # fmt: skip
@@ -383,6 +389,7 @@ class DiskQueue(PersistQueueMethods):
                     return False
                 self._sequence = last + len(rows)
                 self._room_known = (commits - 1, room - need)
+                self._places -= len(rows)
                 # A flushed commit is padded by a page (psow=0).
                 store.pages_written += need // schema.PAGE_SIZE + store.flushes
                 return True
@@ -499,7 +506,7 @@ class DiskQueue(PersistQueueMethods):
             # What the rolled-back transaction made, a route or the session, is not there.
             self._routes.clear()
             self._session = self._sequence = None
-            self._room_known = (0, 0)
+            self._room_known, self._places = (0, 0), 0
             raise
 
     def _insert(
@@ -525,7 +532,7 @@ class DiskQueue(PersistQueueMethods):
             if need > room:
                 room = measure(connection) - written  # exactly, now that it matters
             if need > room:
-                if self.overflow == "drop_oldest" and not self._hopeless(need):
+                if self.overflow == "drop_oldest" and not self._hopeless(need, len(records)):
                     room = self._drop_oldest(connection, need, room, written, measure)
                 if need > room:
                     if self.overflow == "drop_newest":
@@ -533,9 +540,21 @@ class DiskQueue(PersistQueueMethods):
                     else:
                         job.error = self._full(need) if grow else disk_full(self._directory)
                     continue
+            if len(records) > self._places:
+                # What was taken so far goes into the table first: it is counted, and may be the oldest there is.
+                schema.insert(connection, rows)
+                rows = []
+                self._places = self._count_places(connection, sequence, len(records))
+                if len(records) > self._places:
+                    if self.overflow == "drop_newest":
+                        lost += len(records)
+                    else:
+                        job.error = self._too_many(len(records))
+                    continue
             room -= need
             written += need
-            if not any([record[4] for record in records]):
+            self._places -= len(records)
+            if not any(record[4] for record in records):
                 rows += _rows(records, sequence + 1, session)
                 sequence += len(records)
                 continue
@@ -553,7 +572,7 @@ class DiskQueue(PersistQueueMethods):
         if named or lost:
             connection.execute(schema.RAISE_SEQUENCE, (sequence,))
         self._store.pages_written += written // schema.PAGE_SIZE + 1
-        if rows:
+        if written:
             self._check_growth(connection)
         # Were the commit to fail, both would be asked for anew: `_write` clears what is known.
         self._sequence = sequence
@@ -570,6 +589,7 @@ class DiskQueue(PersistQueueMethods):
         if self._foreign_writes != self._store.foreign_writes:
             self._foreign_writes = self._store.foreign_writes
             self._sequence = None
+            self._places = 0
         return self._sequence
 
     def _known_room(self, connection: sqlite3.Connection) -> int:
@@ -588,38 +608,73 @@ class DiskQueue(PersistQueueMethods):
         error.hopeless = self._hopeless(need)  # type: ignore[attr-defined]
         return error
 
-    def _hopeless(self, need: int) -> bool:
+    def _hopeless(self, need: int, count: int = 0) -> bool:
         """Whether it is so much that an empty queue may not hold it: no waiting and no dropping would help."""
-        return need > self._budget.max_bytes // 2
+        return need > self._budget.max_bytes // 2 or (self._max_events is not None and count > self._max_events)
 
     def _drop_oldest(self, connection: sqlite3.Connection, need: int, room: int, written: int, measure: Measure) -> int:
         """Delete the oldest events until `need` bytes are free beside those `written`; return the room then."""
         dropped = 0
         while need > room:
-            heads = self._heads(connection, {})
-            if not heads:
+            base, rows = self._oldest(connection, 64)
+            if not rows:
                 break
-            route = min(heads, key=lambda rid: heads[rid])
-            # Up to the oldest event of any other route, so that the order of dropping is the order of recording.
-            end = min((seq for rid, seq in heads.items() if rid != route), default=SEQUENCE_MASK)
-            base = route << SEQUENCE_BITS
-            rows = connection.execute(schema.OLDEST, (base, base | end, 64)).fetchall()
             wanted = need - room
             last, got = 0, 0
             for rowid, length, _, _ in rows:
                 last, got = rowid, got + (length or 0) + 72
                 if got >= wanted:
                     break
-            count = connection.execute(schema.DELETE_RANGE, (base, last)).rowcount
-            if not count:
-                raise schema.malformed("rows are out of order")
-            dropped += count
+            dropped += self._drop_range(connection, base, last)
             room = measure(connection) - written
         if dropped:
             connection.execute(schema.COUNT, ("dropped:overflow", dropped))
             assert self._sequence is not None
             connection.execute(schema.RAISE_SEQUENCE, (self._sequence,))
         return room
+
+    def _oldest(self, connection: sqlite3.Connection, limit: int) -> tuple[int, list[tuple[Any, ...]]]:
+        """Return the route of the oldest event, as the base of its row ids, and up to `limit` of its oldest rows."""
+        heads = self._heads(connection, {})
+        if not heads:
+            return 0, []
+        route = min(heads, key=lambda rid: heads[rid])
+        # Up to the oldest event of any other route, so that the order of dropping is the order of recording.
+        end = min((seq for rid, seq in heads.items() if rid != route), default=SEQUENCE_MASK)
+        base = route << SEQUENCE_BITS
+        return base, connection.execute(schema.OLDEST, (base, base | end, limit)).fetchall()
+
+    @staticmethod
+    def _drop_range(connection: sqlite3.Connection, base: int, last: int) -> int:
+        count = connection.execute(schema.DELETE_RANGE, (base, last)).rowcount
+        if not count:
+            raise schema.malformed("rows are out of order")
+        return count
+
+    def _count_places(self, connection: sqlite3.Connection, sequence: int, need: int) -> int:
+        """Return how many events more may wait; make places for `need` where the oldest may give way for them."""
+        if self._max_events is None:
+            return 1 << 62
+        counts = schema.counts(connection)
+        places = self._max_events - sequence + sum(counts.values()) - counts.get("seq", 0)
+        if places >= need or self.overflow != "drop_oldest" or self._hopeless(0, need):
+            return places
+        dropped = 0
+        while places + dropped < need:
+            base, rows = self._oldest(connection, min(need - places - dropped, 1000))
+            if not rows:
+                break
+            dropped += self._drop_range(connection, base, rows[-1][0])
+        connection.execute(schema.COUNT, ("dropped:overflow", dropped))
+        return places + dropped
+
+    def _too_many(self, count: int) -> QueueFull:
+        error = QueueFull(
+            f"the queue in {self._directory} holds as many events as max_events ({self._max_events}) allows, and has "
+            f"no place for {count} more; nothing was stored: is the server reachable?"
+        )
+        error.hopeless = self._hopeless(0, count)  # type: ignore[attr-defined]
+        return error
 
     # --- routes, sessions ---------------------------------------------------------------------------------------
 
@@ -630,7 +685,7 @@ class DiskQueue(PersistQueueMethods):
                 self._routes.clear()
                 self._route_names = {0: ""}
                 self._session = self._sequence = None
-                self._room_known = (0, 0)
+                self._room_known, self._places = (0, 0), 0
                 self._offsets_known = self._offset_kept = False
                 if self._file != self._store.files:
                     # Another file: its row ids mean other events. What is in flight will be sent again.
@@ -1000,6 +1055,15 @@ class DiskQueue(PersistQueueMethods):
             return Ledger(accepted, delivered, failed, dropped, pending)
 
         return self._store.read(work)
+
+    def crowded(self) -> bool:
+        """Return whether room or places run short: whoever waits for more events should not wait for much longer."""
+        if not self._ballast.size:
+            return True
+        most = self._max_events
+        if most is not None and self.ledger().pending >= most:
+            return True
+        return self._store.read(self._budget.room) < self._budget.max_bytes // 8
 
     def count_rows(self) -> int:
         """Return how many events are in the table by counting them: slow, for doctor and tests."""
