@@ -52,6 +52,8 @@ class _Parser:
         self.file: Any = descriptor_pb2.FileDescriptorProto(name=name)
 
     def _next(self, *expected: str) -> str:
+        if not self._left:
+            raise ValueError("the file ends too early")
         token = self._left.pop()
         if expected and token not in expected:
             raise ValueError(f"{token!r} where {' or '.join(expected)} is expected")

@@ -37,6 +37,11 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     isolate(tmp_path, monkeypatch)
 
 
+def fill(sdk: PaltabrainSdk[Context]) -> None:
+    for _ in range(100):
+        sdk.track(EventPageOpen(page_id="x" * 50_000))
+
+
 @pytest.fixture
 def collector() -> Iterator[Collector]:
     with Collector(keep_bodies=True) as made:
@@ -183,8 +188,7 @@ def test_an_event_larger_than_a_batch_is_skipped_with_its_reason(make: MakeSdk, 
 def test_no_room_on_the_disk_is_said_not_swallowed(make: MakeSdk) -> None:
     sdk = make(start=False, max_bytes=1 << 20)
     with pytest.raises(QueueFull):
-        for _ in range(100):
-            sdk.track(EventPageOpen(page_id="x" * 50_000))
+        fill(sdk)
 
 
 def test_shutdown_sends_what_is_left_and_can_be_called_again(make: MakeSdk, collector: Collector) -> None:

@@ -147,7 +147,8 @@ def test_batches_hold_at_most_the_buffer_s_size_and_512_kib(make: MakeSdk, colle
         sdk.track(EventPageOpen(page_id="x" * 120_000))
     sdk._client.start()
     assert sdk.flush(10)
-    sizes = [(len(each.events), request.size) for each, request in zip(bodies(collector), posts(collector), strict=True)]
+    exchanges = zip(bodies(collector), posts(collector), strict=True)
+    sizes = [(len(batch.events), request.size) for batch, request in exchanges]
     assert sum(count for count, _ in sizes) == 33
     assert max(count for count, _ in sizes) == 10
     assert 360_000 < max(size for _, size in sizes) <= 512 * 1024

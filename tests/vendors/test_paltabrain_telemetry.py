@@ -175,9 +175,13 @@ def test_the_sdk_fills_it(make: MakeSdk, collector: Collector) -> None:
 
 def test_events_that_the_disk_did_not_take_are_told_of(make: MakeSdk, collector: Collector) -> None:
     sdk = make(start=False, max_bytes=1 << 20)
-    with pytest.raises(QueueFull):
+
+    def fill() -> None:
         for _ in range(100):
             sdk.track(EventPageOpen(page_id="x" * 50_000))
+
+    with pytest.raises(QueueFull):
+        fill()
     sdk._client.start()
     wait_until(collector.count)
     assert bodies(collector)[0].telemetry.storage_errors[0].startswith("QueueFull: ")
