@@ -39,6 +39,8 @@ RequestFailed = telemetry.RequestFailed
 
 C = TypeVar("C", bound=BaseContext)
 
+_FLUSH_INTERVAL_MS = 5000
+
 
 class PaltabrainSdk(Generic[C]):
     """Tracks events and delivers them in batches.
@@ -79,7 +81,7 @@ class PaltabrainSdk(Generic[C]):
         session_id: str | int | None = None,
         start_session: bool = False,
         flush_buffer_size: int = 100,
-        flush_interval_ms: int = 5000,
+        flush_interval_ms: int = _FLUSH_INTERVAL_MS,
         flush_max_retries: int = 5,
         *,
         resume_session: bool = False,
@@ -107,7 +109,8 @@ class PaltabrainSdk(Generic[C]):
         self._counters = telemetry.Counters(flush_max_retries)
         self._told = watch or Watch()
         keywords.setdefault("batch_size", flush_buffer_size)
-        keywords.setdefault("flush_interval", flush_interval_ms / 1000)
+        if flush_interval_ms != _FLUSH_INTERVAL_MS:  # else it is edgespool's default, too, or what the environment says
+            keywords.setdefault("flush_interval", flush_interval_ms / 1000)
         url = keywords.pop("url", None) or address(hostname, BATCH_PATH)
         wire = PaltaBrain()
         begin = keywords.pop("start", True)
