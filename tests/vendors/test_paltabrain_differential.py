@@ -3,8 +3,8 @@
 Skipped where the original is not importable; it is not on PyPI:
 ``pip install git+https://github.com/Palta-Data-Platform/paltabrain-events-python-sdk.git``.
 
-Differences, and why: `event_ts`, `batch_id`, `X-SDK-Client-Upload-TS` and `User-Agent` are made anew for each; telemetry
-is empty with the original; `X-SDK-Version` may be of another release.
+Differences, and why: `event_ts`, `batch_id`, `X-SDK-Client-Upload-TS` and `User-Agent` are new for each; telemetry is
+empty with the original; `X-SDK-Version` may be of another release.
 """
 
 from __future__ import annotations
