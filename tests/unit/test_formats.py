@@ -219,7 +219,7 @@ def test_a_package_can_bring_a_format_and_a_wrong_one_is_refused(monkeypatch: py
     points = [Point("mine", PlainJson("x")), Point("broken", object())]
     registered = {formats.ENTRY_POINTS: points}
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: registered[group])
-    assert formats.names() == ["broken", "cloudevents", "json", "mine"]
+    assert {"broken", "cloudevents", "json", "mine"} <= set(formats.names())  # and the vendors'
     assert formats.create("mine", "pi") is points[0].made
     with pytest.raises(ConfigError, match="'broken' stands for is not a Format"):
         formats.create("broken", "pi")
