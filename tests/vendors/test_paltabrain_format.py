@@ -138,6 +138,14 @@ def test_restoring_anything_gives_an_event_or_a_value_error(value: bytes) -> Non
     assert sent([event]).events
 
 
+def test_what_was_posted_by_hand_is_restored_without_its_batch_id_and_telemetry() -> None:
+    event = stored({"instance_id": "i", "context": b"c", "payload": b"p"})
+    batch = sdk_pb2.Batch.FromString(event.payload)
+    batch.common.batch_id = "by hand"
+    batch.telemetry.trigger_type = "HAND"
+    assert made().restore(batch.SerializeToString(), "id", event.time).payload == event.payload
+
+
 def test_restoring_needs_an_id_and_takes_a_time_from_the_event() -> None:
     event = stored({"instance_id": "i", "payload": b""}, 1.5)
     assert made().restore(event.payload, "id", None).time == 1.5

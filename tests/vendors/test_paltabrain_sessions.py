@@ -207,6 +207,29 @@ def test_processes_and_forks_never_get_the_same_number(tmp_path: Path) -> None:
     assert sorted(got) == list(range(1, 403))
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    """With the parent's descriptor it would hold the parent's lock, and both would be let in at once."""
+    code = """if True:
+        import fcntl, os, sys
+        from edgespool.vendors.paltabrain.sessions import SessionNumbers
+        numbers = SessionNumbers(sys.argv[1])
+        numbers.next(1)
+        numbers._guard.acquire()
+        numbers._lock.acquire()  # as another thread of the parent's may, at the moment of the fork
+        child = os.fork()
+        if not child:
+            lock = os.open(sys.argv[1] + "/paltabrain-sessions.lock", os.O_RDWR)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("held by the parent", numbers._fd, numbers._lock._fd, numbers._guard.locked(), flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    assert start_python(code, str(tmp_path)).communicate(timeout=30)[0] == "held by the parent -1 -1 False\n"
+
+
 @pytest.mark.parametrize("damage", [b"", b"x" * 10, b"\xff" * 4096, b"\0" * 4096])
 def test_a_damaged_file_costs_no_event(tmp_path: Path, damage: bytes) -> None:
     numbers = SessionNumbers(str(tmp_path), "boot")
