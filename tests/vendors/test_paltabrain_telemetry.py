@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from paltabrain_kit import MakeSdk, bodies, isolate, sdks, wait_until
+from paltabrain_kit import MakeSdk, bodies, isolate, sdks, start_python, wait_until
 
 from edgespool.errors import QueueFull
 from edgespool.event import Batch, StoredEvent
@@ -148,6 +149,22 @@ def test_a_salvaged_queue_is_told_of_once(tmp_path: Path) -> None:
 def test_a_damaged_memory_of_what_was_told_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "paltabrain-reported").write_bytes(b"\xff nonsense")
     assert Bench(tmp_path).exchange().events_dropped == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_a_forked_child_does_not_wait_for_a_thread_that_it_does_not_have(tmp_path: Path) -> None:
+    code = """if True:
+        import os, sys
+        from edgespool.vendors.paltabrain.telemetry import Telemetry
+        telemetry = Telemetry(sys.argv[1], lambda: None, 10)
+        telemetry._lock.acquire()
+        child = os.fork()
+        if not child:
+            print("locked" if telemetry._lock.locked() else "free", flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+    """
+    assert start_python(code, str(tmp_path)).communicate(timeout=30)[0] == "free\n"
 
 
 def test_the_sdk_fills_it(make: MakeSdk, collector: Collector) -> None:

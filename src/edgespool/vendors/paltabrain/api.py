@@ -6,12 +6,11 @@ events (batches discarded after the retries, a full buffer at exit), this one ke
 
 from __future__ import annotations
 
-import threading
 import uuid
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
-from ...errors import ConfigError, EventError, QueueError
+from ...errors import ConfigError, EventError, QueueClosed, QueueError
 from ...event import id_text, new_id
 from ...interfaces import Watch
 from ...outcome import Outcome, Reply
@@ -128,7 +127,6 @@ class PaltabrainSdk(Generic[C]):
             self._client.directory, self._client.stats, self._client.settings.batch_size
         )
         self._sessions = SessionNumbers(self._client.directory)
-        self._closing = threading.Lock()
         self._closed = False
         #: As given, or the milliseconds at which the session was started; None: there is no session.
         self.session_id = session_id or None
@@ -155,6 +153,8 @@ class PaltabrainSdk(Generic[C]):
         Raises:
             QueueFull, QueueClosed, QueueUnavailable, OutcomeUnknown: the event was not stored; see `edgespool.errors`.
         """
+        if self._closed:
+            raise QueueClosed("the SDK was shut down; the event was not stored")
         try:
             data: dict[str, Any] = {
                 "instance_id": self.instance_id,
@@ -203,12 +203,10 @@ class PaltabrainSdk(Generic[C]):
 
         Idempotent. Afterwards `track` raises QueueClosed.
         """
-        with self._closing:
-            if not self._closed:
-                self._closed = True
-                self._reporting.asked("SHUTDOWN")
-                self._client.close(timeout)
-                self._sessions.close()
+        self._closed = True
+        self._reporting.asked("SHUTDOWN")
+        self._client.close(timeout)
+        self._sessions.close()
 
     def __enter__(self) -> PaltabrainSdk[C]:
         return self

@@ -22,6 +22,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -108,6 +109,7 @@ class Telemetry:
         self._dropped_reported = 0
         with contextlib.suppress(OSError, ValueError):
             self._dropped_reported = int(read_bounded(self._path, 30))
+        _all.add(self)
 
     # --- from any thread --------------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Telemetry:
         told = sdk_pb2.BatchTelemetry()
         with self._lock:
             report = self._report = _Report(0, list(self._serialization), list(self._storage))
-        with contextlib.suppress(QueueError):
+        with contextlib.suppress(QueueError, OSError):  # the events go out, whatever can be said of them
             stats = self._stats()
             report.events_dropped = max(0, sum(stats.dropped.values()) - self._dropped_reported)
             told.storage_used = str(stats.bytes_on_disk)
@@ -185,6 +187,18 @@ class Telemetry:
             self._dropped_reported += self._report.events_dropped
             with contextlib.suppress(OSError):  # then they are reported once more after a restart
                 write_whole(self._path, str(self._dropped_reported).encode())
+
+
+_all: weakref.WeakSet[Telemetry] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for each in list(_all):
+        each._lock = threading.Lock()  # a thread that the child does not have may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _forget(errors: deque[str], told: list[str]) -> None:
