@@ -139,8 +139,8 @@ class WriteLock:
 
 if hasattr(os, "pread"):
 
-    def _read(fd: int, pread: Callable[[int, int, int], bytes] = os.pread) -> bytes:
-        return pread(fd, 16, 0)
+    def _read(fd: int) -> bytes:
+        return os.pread(fd, 16, 0)
 
     def _write(fd: int, content: bytes) -> None:
         os.pwrite(fd, content, 0)
