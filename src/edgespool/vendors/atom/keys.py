@@ -33,11 +33,11 @@ class Keys:
 
     def give(self, stream: str, key: str) -> bool:
         """Set a stream's own key; return whether events that could not be sent before may go now."""
-        before = self._of.get(stream)
+        before = self.get(stream)
         self._of[stream] = key  # before the next line; `need` does it the other way round, so that one sees the other
         missed = stream in self._missed
         self._missed.discard(stream)
-        return missed or (before is not None and before != key)
+        return missed or (before not in ("", key))
 
     def get(self, stream: str) -> str:
         """Return the key to sign a stream's data with; empty: none is known."""
