@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from atom_kit import KEY, clean_environment, data_of, message, trackers, wait_until
+from atom_kit import KEY, clean_environment, data_of, give_key, message, trackers, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -560,6 +560,27 @@ def test_refused_events_and_those_that_could_not_be_stored_make_room(
     for _ in range(3):
         with pytest.raises(QueueClosed):
             tracker.track("s", 1)
+
+
+def test_a_held_stream_takes_no_room_from_another(make: MakeTracker, collector: Collector) -> None:
+    give_key(collector, "held", KEY)
+    tracker = make(backlog_size=2)
+    for n in range(2):
+        tracker.track("held", n, auth_key="a wrong key")
+    thread = threading.Thread(target=lambda: [tracker.track("s", n) for n in range(6)], daemon=True)
+    thread.start()
+    assert collector.wait_for(6, 20)
+    thread.join(20)
+    assert data_of(collector) == list(range(6))
+
+
+def test_room_that_is_closed_lets_nobody_in() -> None:
+    room = Room(1, pending=lambda: 1)
+    room.enter("s", "a")
+    room.close()
+    for stream in "st":
+        with pytest.raises(QueueClosed, match="nothing was stored"):
+            room.enter(stream, "b")
 
 
 def test_room_that_another_process_made_is_found() -> None:
