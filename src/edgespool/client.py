@@ -21,7 +21,7 @@ from .event import Batch, Event, Record, id_text, new_id, new_ids
 from .failed import FailedFiles, public_url
 from .formats import create as create_format
 from .network import routes_fingerprint
-from .outcome import Decision
+from .outcome import Backoff, Decision
 from .queue import DiskQueue, SenderLock
 from .status import SenderStatus, Stats, StatusFile
 from .worker import Policy, State, Worker
@@ -66,6 +66,7 @@ class Client:
         destination, format: parts of your own, in place of what the settings say.
         clock: the clocks; for tests.
         watch: is told of each exchange with the server, in the sender's thread.
+        backoff: how long to wait after failures, for a service that says so; None: see `edgespool.outcome.Backoff`.
         settings: see `edgespool.config.Settings`.
 
     Raises:
@@ -87,6 +88,7 @@ class Client:
         format: Format | str | None = None,
         clock: Clock | None = None,
         watch: Watch | None = None,
+        backoff: Backoff | None = None,
         **settings: Any,
     ) -> None:
         by_name = format if isinstance(format, str) else None
@@ -133,6 +135,7 @@ class Client:
                 self.settings.max_attempts,
                 self.settings.max_age,
                 self.settings.max_rate,
+                backoff or Backoff(),
             ),
             on_delivery=on_delivery,
             on_error=on_error,
