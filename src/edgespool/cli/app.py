@@ -30,6 +30,7 @@ _COMMANDS = {
     "doctor": "Check a queue offline, and say what to do.",
     "replay": "Send what a server refused once more (replay-failed).",
     "collector": "Run a server on this machine that takes events.",
+    "run": "Run a script written for another SDK, as it is.",
     "demo": "See events survive an outage and a crash, in 15 seconds.",
 }
 

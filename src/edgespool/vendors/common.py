@@ -14,7 +14,7 @@ from ..client import Client
 __all__ = ["Device", "open_client"]
 
 _lock = threading.Lock()
-_accounts: dict[str, str] = {}  # queue directory -> fingerprint of the account whose events it takes
+_accounts: dict[str, str] = {}  # queue directory -> the account whose events it takes; in memory only
 
 
 def open_client(vendor: str, account: str, url: str | None = None, **given: Any) -> Client:
@@ -37,13 +37,21 @@ def open_client(vendor: str, account: str, url: str | None = None, **given: Any)
     given.setdefault("format", vendor)
     settings = config.load({name: given[name] for name in ("path", "name") if name in given}, given.get("config_file"))
     if settings.path is None and settings.name is None:
-        fingerprint = hashlib.sha256(f"edgespool account\0{vendor}\0{account}".encode()).hexdigest()[:12]
         name = f"{config.default_name()[:60]}.{vendor}"
         place = os.path.join(config.data_directory(), name)
         with _lock:
-            own = _accounts.setdefault(place, fingerprint) == fingerprint
-        given["name"] = name if own else f"{name}.{fingerprint}"
+            own = _accounts.setdefault(place, account) == account
+        given["name"] = name if own else f"{name}.{_fingerprint(vendor, account)}"
     return Client(url, **given)
+
+
+def _fingerprint(vendor: str, account: str) -> str:
+    """Return a mark of an account that can stand in a directory's name, though it be made of a weak secret.
+
+    Slow on purpose: whoever reads the name must not find the secret by trying.
+    """
+    salt = f"edgespool account of {vendor}".encode()
+    return hashlib.pbkdf2_hmac("sha256", account.encode("utf-8", "surrogateescape"), salt, 100_000, 6).hex()
 
 
 class Device(Protocol):
