@@ -13,6 +13,7 @@ import pytest
 import requests
 from cli_kit import Cli, Start, eventually, interrupt
 
+from edgespool import dropin
 from edgespool.cli.exits import Exit
 
 EVENT = {"specversion": "1.0", "id": "1", "source": "s", "type": "reading", "data": {"state": "bad"}}
@@ -133,6 +134,24 @@ def test_the_demo_loses_nothing_and_leaves_nothing(start: Start, tmp_path: Path)
     assert found["failed_and_replayed"] == 3
     assert found["repeats"] > 0
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize("vendor", sorted(dropin.names()))
+def test_each_vendors_sdk_survives_the_demo(start: Start, vendor: str) -> None:
+    process = start("demo", "--vendor", vendor, "--json")
+    out, err = process.communicate(timeout=90)
+    assert (process.returncode, err) == (0, b"")
+    found = json.loads(out)
+    assert found["lost"] == 0
+    assert found["accepted"] == found["delivered"] > 100
+    assert found["failed_and_replayed"] == 1
+
+
+def test_the_demo_says_which_vendors_there_are(start: Start) -> None:
+    process = start("demo", "--vendor", "posthog")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert b"there is no vendor 'posthog'; there are atom, " in err
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")

@@ -20,7 +20,6 @@ from .stage import Stage
 __all__ = ["demo"]
 
 _RATE = 40.0
-_BAD = 3
 
 Say = Callable[[str], None]
 
@@ -29,8 +28,9 @@ Say = Callable[[str], None]
     cls=Command,
     epilog=epilog({Exit.OK: "no event was lost", Exit.ATTENTION: "an event was lost, or the demo could not be run"}),
 )
+@click.option("--vendor", metavar="NAME", help="The device uses that vendor's SDK; NAME may be any that is served.")
 @json_option
-def demo(as_json: bool) -> int:
+def demo(vendor: str | None, as_json: bool) -> int:
     """See events survive an outage, a SIGKILL in mid-write, a lost reply and a refusing server.
 
     Starts a server and a device as processes of their own, in a temporary directory. Each event that the device has
@@ -39,7 +39,7 @@ def demo(as_json: bool) -> int:
     with (
         _ended_by_signals(),
         tempfile.TemporaryDirectory(prefix="edgespool-demo-") as home,
-        Stage(home, _RATE) as stage,
+        Stage(home, _RATE, _known(vendor)) as stage,
         _display(stage, as_json) as (say, draw),
     ):
         result = _play(stage, say, draw)
@@ -50,6 +50,17 @@ def demo(as_json: bool) -> int:
         click.echo("\n" + table(rows))
         click.echo("\nNothing was lost." if not result["lost"] else "\nEVENTS WERE LOST.")
     return Exit.OK if not result["lost"] else Exit.ATTENTION
+
+
+def _known(vendor: str | None) -> str | None:
+    """Return the vendor's name as it is; raises click.UsageError for one that there is not."""
+    if vendor is None:
+        return None
+    from ..dropin import names
+
+    if vendor not in names():
+        raise click.UsageError(f"there is no vendor {vendor!r}; there are {', '.join(names())}")
+    return vendor
 
 
 def _play(stage: Stage, say: Say, draw: Callable[[], None]) -> dict[str, Any]:
@@ -77,9 +88,9 @@ def _play(stage: Stage, say: Say, draw: Callable[[], None]) -> dict[str, Any]:
     say(f"the server is back (process {server}); its first reply gets lost")
     watch(6, lambda: stage.pending()[0] < _RATE)
     stage.poison()
-    stage.spoil(_BAD)
-    say(f"{_BAD} bad readings: the server refuses them with 400, and whatever batch they are in")
-    watch(4, lambda: stage.pending()[1] >= _BAD)
+    stage.spoil()
+    say(f"{stage.bad} bad reading(s): the server refuses them with 400, and whatever batch they are in")
+    watch(4, lambda: stage.pending()[1] >= stage.bad)
     stage.finish_device()
     _, refused = stage.pending()
     draw()

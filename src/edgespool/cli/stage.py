@@ -1,7 +1,8 @@
 """The processes of `edgespool demo`: a server, a device, and what goes wrong with them. Prints nothing.
 
 They are the commands that everybody has: the server is `edgespool collector`, the device is a pipe of readings into
-`edgespool send - --wait`, and the repair is `replay-failed`. Each id that the device prints is taken for a promise.
+`edgespool send - --wait`, or into a vendor's SDK, and the repair is `replay-failed`. Each id (of a vendor's SDK, each
+number) that the device prints is taken for a promise.
 """
 
 from __future__ import annotations
@@ -14,15 +15,20 @@ import subprocess
 import sys
 import threading
 import time
-from typing import IO, Any
+from importlib import import_module
+from typing import IO, TYPE_CHECKING, Any
 
 from ..errors import EdgespoolError, QueueError
 from .status import gather
+
+if TYPE_CHECKING:
+    from ..vendors.common import Device
 
 __all__ = ["Stage", "StageError"]
 
 _START = 30.0  # seconds that a process may take to start; a Pi Zero needs several
 _POISON = "bad-reading"
+_BAD_NUMBER = 1_000_000  # of a vendor's device
 
 
 class StageError(EdgespoolError):
@@ -35,9 +41,14 @@ class Stage:
     Args:
         home: a directory for everything, emptied by the caller.
         rate: readings a second.
+        vendor: whose SDK the device uses; None: our own command.
     """
 
-    def __init__(self, home: str, rate: float) -> None:
+    def __init__(self, home: str, rate: float, vendor: str | None = None) -> None:
+        self._vendor = vendor
+        self._sdk: type[Device] | None = None
+        if vendor is not None:
+            self._sdk = import_module(f"edgespool.vendors.{vendor}.device").Device
         self.queue = os.path.join(home, "queue")
         self.promised: list[str] = []  # the ids that the device printed
         self.delivered = self.repeats = 0  # as the server last counted
@@ -65,6 +76,8 @@ class Stage:
             "no_proxy": "127.0.0.1",
             "PYTHONUNBUFFERED": "1",
         }
+        if self._sdk is not None and self._sdk.auth is not None:
+            self._environment["EDGESPOOL_AUTH"] = self._sdk.auth
 
     def __enter__(self) -> Stage:
         return self
@@ -92,13 +105,17 @@ class Stage:
     @property
     def url(self) -> str:
         """Where the device sends."""
-        return f"http://127.0.0.1:{self._port}/v1/events"
+        return f"{self._base}/v1/events"
+
+    @property
+    def _base(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
 
     def start_server(self, *options: str) -> int:
         """Start the server, on the port and with the data it had before; return its process id."""
         data = os.path.join(self._home, "server.db")
-        command = ["collector", "--port", str(self._port), "--path", data, "--json", "--until-eof", *options]
-        self._server = process = self._run(command)
+        command = ["-m", "edgespool", "collector", "--port", str(self._port), "--path", data, "--json", "--until-eof"]
+        self._server = process = self._run([*command, *options])
         assert process.stdout is not None
         line = _first_line(process, process.stdout)
         if not line.endswith(b"\n"):
@@ -114,7 +131,8 @@ class Stage:
 
     def poison(self) -> None:
         """Let the server refuse every batch with a bad reading in it."""
-        self._ask("POST", "faults", {"poison": {"name": _POISON}})
+        rule = {"name": _POISON} if self._sdk is None else self._sdk.poison(_BAD_NUMBER)
+        self._ask("POST", "faults", {"poison": rule})
 
     def heal(self) -> None:
         """Let the server take everything."""
@@ -130,11 +148,20 @@ class Stage:
     def arrived(self) -> set[str]:
         """Return the ids of all events that the server has."""
         found: set[str] = set()
+        seen = 0
         while True:
-            page = self._ask("GET", f"events?limit=1000&offset={len(found)}")
-            found.update(event["id"] for event in page["events"])
-            if not page["events"] or len(found) >= page["total"]:
+            page = self._ask("GET", f"events?limit=1000&offset={seen}")
+            seen += len(page["events"])
+            found.update(name for event in page["events"] if (name := self._name_of(event)) is not None)
+            if not page["events"] or seen >= page["total"]:
                 return found
+
+    def _name_of(self, event: dict[str, Any]) -> str | None:
+        """Return by what the device has promised an event; None for what it did not record itself."""
+        if self._sdk is None:
+            return str(event["id"])
+        number = self._sdk.number_of(event["event"])
+        return None if number is None else str(number)
 
     def _ask(self, method: str, what: str, content: object = None) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
@@ -151,7 +178,9 @@ class Stage:
 
     @property
     def _sending(self) -> list[str]:
-        return ["send", "-", "--wait", "5", "--url", self.url, "--path", self.queue]
+        if self._vendor is not None:
+            return ["-m", "edgespool.cli.demo_device", self._vendor, self._base, self.queue]
+        return ["-m", "edgespool", "send", "-", "--wait", "5", "--url", self.url, "--path", self.queue]
 
     def start_device(self) -> int:
         """Start the device, and readings at a steady rate; return its process id."""
@@ -189,10 +218,15 @@ class Stage:
         _close(process)
         return len(self.promised)
 
-    def spoil(self, count: int) -> None:
+    @property
+    def bad(self) -> int:
+        """How many bad readings there will be: of a vendor's, one rule of the server's can name one number."""
+        return 3 if self._sdk is None else 1
+
+    def spoil(self) -> None:
         """Let the device record bad readings."""
-        for _ in range(count):
-            self._write(self._device, _POISON)
+        for _ in range(self.bad):
+            self._write(self._device, bad=True)
 
     def finish_device(self) -> None:
         """Stop the readings, and wait until the device has delivered what it can."""
@@ -228,7 +262,8 @@ class Stage:
 
     def replay(self) -> int:
         """Run `replay-failed` to its end; return how many events it delivered."""
-        process = self._run(["replay", "--json", "--url", self.url, "--path", self.queue])
+        url = self.url if self._vendor is None else self._base
+        process = self._run(["-m", "edgespool", "replay", "--json", "--url", url, "--path", self.queue])
         try:
             output, _ = process.communicate(timeout=60)
             return int(json.loads(output)["delivered"])
@@ -244,7 +279,7 @@ class Stage:
         # its input.
         with open(self._complaints, "ab") as complaints:
             return subprocess.Popen(  # noqa: S603 - our own command
-                [sys.executable, "-m", "edgespool", *arguments],
+                [sys.executable, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
@@ -265,12 +300,15 @@ class Stage:
         while process.poll() is None and self._write(process):
             pass
 
-    def _write(self, process: subprocess.Popen[bytes] | None, name: str = "temperature") -> bool:
+    def _write(self, process: subprocess.Popen[bytes] | None, bad: bool = False) -> bool:
         if process is None or process.stdin is None:
             return False
         with self._writing:
             self._number += 1
-            reading = {"name": name, "data": {"value": 20 + self._number % 50 / 10, "number": self._number}}
+            reading: Any = _BAD_NUMBER if bad else self._number
+            if self._sdk is None:
+                name = _POISON if bad else "temperature"
+                reading = {"name": name, "data": {"value": 20 + self._number % 50 / 10, "number": self._number}}
             try:
                 process.stdin.write(json.dumps(reading).encode() + b"\n")
                 process.stdin.flush()

@@ -60,6 +60,9 @@ class Device(Protocol):
     The demo, the contract suite and the benchmark drive every vendor through this.
     """
 
+    #: Its credentials as `replay-failed` wants them in EDGESPOOL_AUTH; None where the service has none.
+    auth: str | None
+
     def __init__(self, url: str, **given: Any) -> None:
         """Open the SDK's main class on the collector at `url` (scheme, host, port); `given` are our own keywords."""
         ...

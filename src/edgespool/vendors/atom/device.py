@@ -15,10 +15,12 @@ _STREAM = "edgespool.readings"
 class Device:
     """See `edgespool.vendors.common.Device`."""
 
+    auth = "a key of the device"
+
     def __init__(self, url: str, **given: Any) -> None:
         seconds = given.pop("flush_interval", 1.0)  # the tracker's own are milliseconds, and at least a second
         self._tracker = IronSourceAtomTracker(
-            endpoint=f"{url}/", auth_key="a key of the device", flush_interval=max(1000, round(seconds * 1000)), **given
+            endpoint=f"{url}/", auth_key=self.auth, flush_interval=max(1000, round(seconds * 1000)), **given
         )
         self._client = self._tracker._client
 

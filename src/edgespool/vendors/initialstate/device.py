@@ -15,9 +15,11 @@ _KEY = "reading"
 class Device:
     """See `edgespool.vendors.common.Device`."""
 
+    auth = "an-access-key"
+
     def __init__(self, url: str, **given: Any) -> None:
         self.streamer = Streamer(
-            bucket_name="Device", bucket_key="device", access_key="an-access-key", **{"url": url, **given}
+            bucket_name="Device", bucket_key="device", access_key=self.auth, **{"url": url, **given}
         )
 
     def track(self, number: int) -> None:

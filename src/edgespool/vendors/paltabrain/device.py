@@ -14,9 +14,11 @@ __all__ = ["Device"]
 class Device:
     """Tracks numbered readings; see `edgespool.vendors.common.Device`."""
 
+    auth = "example-key"
+
     def __init__(self, url: str, **given: Any) -> None:
         self.sdk = PaltabrainSdk[Context](
-            hostname=url, api_key=given.pop("api_key", "example-key"), context=Context(), **given
+            hostname=url, api_key=given.pop("api_key", self.auth), context=Context(), **given
         )
         self.sdk.context.set_application(app_id="device", app_version="1.0")
 

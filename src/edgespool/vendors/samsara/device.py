@@ -15,6 +15,8 @@ _EVENT = "reading"
 class Device:
     """A device that records readings, each a number."""
 
+    auth: str | None = None
+
     def __init__(self, url: str, **given: Any) -> None:
         """Open the client on the collector at `url`; `given` are keywords of edgespool."""
         # A single reading is worth a request here, and soon: nobody would wait for a hundred in a demo.
