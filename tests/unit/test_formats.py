@@ -204,7 +204,7 @@ def test_formats_are_made_by_their_names() -> None:
     assert {"cloudevents", "json"} <= set(formats.names())
     assert formats.create("cloudevents", "pi").name == "cloudevents"
     assert formats.create("json", "pi").name == "json"
-    with pytest.raises(ConfigError, match="there is no 'xml'; there are cloudevents"):
+    with pytest.raises(ConfigError, match="there is no 'xml'; there are atom, cloudevents"):
         formats.create("xml", "pi")
 
 

@@ -331,7 +331,7 @@ def test_after_a_restart_a_stream_waits_for_its_key_and_the_others_go_on(
     tracker.track("s", {"n": 4}, auth_key="key of s")
     assert collector.wait_for(3, 20)
     assert numbers(collector) == [3, 1, 4]
-    assert tracker._client.stats().pending == 1
+    wait_until(lambda: tracker._client.stats().pending == 1)
     tracker.track("t", {"n": 5}, auth_key="key of t")
     assert collector.wait_for(5, 20)
     assert all(each.status == 200 for each in collector.requests())

@@ -339,6 +339,17 @@ def test_two_streamers_of_one_account_share_a_queue_and_of_two_accounts_do_not(c
     assert all(bucket == value for bucket, _, value in readings(collector))
 
 
+def test_what_is_logged_of_a_reading_is_one_printable_line(
+    make_streamer: MakeStreamer, caplog: pytest.LogCaptureFixture
+) -> None:
+    streamer = make_streamer(debug_level=1)
+    caplog.clear()
+    streamer.log("key", "a\x1b[31m\nERROR edgespool: forged \ud800")
+    said = [record.getMessage() for record in caplog.records]
+    assert any("ERROR edgespool: forged" in line for line in said)
+    assert all(line.isprintable() for line in said)
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 CYCLE: list[Any] = []

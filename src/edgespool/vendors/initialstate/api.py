@@ -31,6 +31,7 @@ from ...client import Client
 from ...errors import ConfigError, EdgespoolError, EventError, QueueClosed
 from ...event import Event
 from ...failed import public_url
+from ...outcome import one_line
 from ..common import open_client
 from . import console
 from .configutil import BASE, getConfig
@@ -265,7 +266,7 @@ class Streamer:
     def console_message(self, message: str, level: int = 1) -> None:
         """Say something if `DebugLevel` is at least `level`, through the logger `edgespool.initialstate`."""
         if self.DebugLevel >= level:
-            console.log.log(logging.INFO if level <= 1 else logging.DEBUG, "%s", message)
+            console.log.log(logging.INFO if level <= 1 else logging.DEBUG, "%s", one_line(message, 1000))
 
     def ship_messages(self, messages: Iterable[Mapping[str, Any]], retries: int = 3) -> None:
         """Store readings given as `{"key": …, "value": …, "epoch": …}`, durably; raises as `log`."""
