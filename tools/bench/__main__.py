@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 
 import delivery
+import frontends
 import record
 import size
 from common import Figure, workspace
@@ -25,7 +26,8 @@ from common import Figure, workspace
 def main() -> int:
     """Run the benchmarks and print one line a figure; return 1 when a target was missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", help="record, threads, card, drain, bytes, waiting, import (default: all)")
+    groups_there = "record, threads, card, drain, bytes, waiting, import, vendors (default: all)"
+    parser.add_argument("groups", nargs="*", help=groups_there)
     parser.add_argument("--directory", help="where to write; must be on the disk to be measured")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--events", type=int, default=1_000_000, help="events waiting, for the group 'waiting'")
@@ -54,6 +56,7 @@ def main() -> int:
             "bytes": lambda: [delivery.bytes_written(directory, args.rounds)],
             "waiting": lambda: size.waiting(directory, args.rounds, args.events),
             "import": lambda: size.importing(args.rounds),
+            "vendors": lambda: frontends.throughput(directory, min(args.rounds, 5)),
         }
         unknown = set(args.groups) - set(groups)
         if unknown:
