@@ -30,7 +30,7 @@ import filelock
 from ... import destinations, formats, jsontext
 from ...client import Client
 from ...config import Settings
-from ...errors import ConfigError, EdgespoolError, QueueUnavailable
+from ...errors import ConfigError, EdgespoolError, EventError, QueueUnavailable
 from ...event import Batch, Event, StoredEvent
 from ...files import make_directory, read_bounded, write_whole
 from ...interfaces import Destination
@@ -56,6 +56,8 @@ class SourceBusy(EdgespoolError):
 
 class SourceError(EdgespoolError):
     """A data source has done what it may not, such as returning something that is no list of rows."""
+
+    retryable = False
 
 
 # --- the module and its parameters ----------------------------------------------------------------------------------
@@ -149,7 +151,8 @@ class States:
     def path(self, source: str, ending: str = "json") -> str:
         """Return a file's path for a source."""
         plain = re.sub(r"[^A-Za-z0-9._-]", "-", source)[:60]
-        return os.path.join(self._directory, f"source-{plain}-{hashlib.sha256(source.encode()).hexdigest()[:8]}.{ending}")
+        digest = hashlib.sha256(source.encode()).hexdigest()[:8]
+        return os.path.join(self._directory, f"source-{plain}-{digest}.{ending}")
 
     def load(self, source: str) -> tuple[int, dict[str, Any]]:
         """Return the newest state's number and the state; 0 and an empty one when there is none.
@@ -158,21 +161,20 @@ class States:
             QueueError: the queue cannot be read.
             SourceError: the file is damaged.
         """
-        # First the queue: what leaves it meanwhile is in the file before.
-        found = [self._in_file(source)] if not self._queued else []
-        found += [(number, state) for name, number, state in self._in_queue() if name == source]
-        found.append(self._in_file(source))
-        number, state = max(found, key=lambda each: each[0])
-        return number, state
+        queued = self._in_queue(source)  # first: what leaves the queue meanwhile is in the file before
+        return max(queued, self._in_file(source), key=lambda each: each[0])
 
-    _queued = True
-
-    def _in_queue(self) -> list[tuple[str, int, dict[str, Any]]]:
+    def _in_queue(self, source: str) -> tuple[int, dict[str, Any]]:
+        newest: tuple[int, dict[str, Any]] = 0, {}
         try:
             with QueueView(self._directory) as view:
-                return [_parsed(event.payload) for _, event in view.events(STATE_ROUTE)]
+                for _, event in view.events(STATE_ROUTE):
+                    name, number, state = _parsed(event.payload)
+                    if name == source and number > newest[0]:
+                        newest = number, state
         except QueueUnavailable:
-            return []
+            pass  # no queue yet
+        return newest
 
     def _in_file(self, source: str) -> tuple[int, dict[str, Any]]:
         path = self.path(source)
@@ -182,7 +184,7 @@ class States:
             return 0, {}
         except (OSError, ValueError) as error:
             raise SourceError(
-                f"the state of the source in {path} cannot be read ({error}); remove the file to start from the beginning"
+                f"the state of the source in {path} cannot be read ({error}); remove the file to begin anew"
             ) from error
         return number, state
 
@@ -237,6 +239,12 @@ class _Fork:
     def close(self) -> None:
         """Let go of connections."""
         self._rows.close()
+
+    def after_fork_in_child(self) -> None:
+        """Forget connections that belong to the parent."""
+        forget = getattr(self._rows, "after_fork_in_child", None)
+        if forget is not None:
+            forget()
 
 
 def open_queue(settings: Settings, config_file: str | None = None) -> tuple[Client, States]:
@@ -535,8 +543,11 @@ class Runner:
         state = data["state"]
         if not isinstance(state, Mapping):
             raise SourceError(f"a state is an object, not {type(state).__name__}")
-        # As it is now, and as it will be handed back: the source may go on changing its own.
-        copied = jsontext.loads(jsontext.encode(state, "state"))
+        try:
+            # As it is now, and as it will be handed back: the source may go on changing its own.
+            copied = jsontext.loads(jsontext.encode(state, "state"))
+        except EventError as error:
+            raise SourceError(str(error)) from error
         with self._lock:
             self._reported.append(_Reported(repr(data["stateId"]), copied))
 
