@@ -28,15 +28,6 @@ from edgespool.testing import Collector
 NAMES = sorted(place.name for place in pkgutil.iter_modules(vendors.__path__) if place.ispkg)
 TRACKER = Path(__file__).parent / "programs" / "tracker.py"
 DEADLINE = 30.0
-# What a user of `replay-failed` has in the configuration: the credentials of the devices.
-AUTH: dict[str, Any] = {
-    "atom": "a key of the device",
-    "initialstate": "an-access-key",
-    "paltabrain": "example-key",
-    "panoply": ("account/rand", "cmFuZC91dWlkL2F3cy91cy1lYXN0LTE="),
-    "samsara": None,
-}
-
 
 @pytest.fixture(autouse=True)
 def _an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -167,7 +158,8 @@ def test_a_refused_event_stands_alone_in_a_failed_file_and_is_replayed(
     (file,) = (path / "failed").iterdir()
     assert len(json.loads(file.read_text())["events"]) == 1
     collector.heal()
-    settings = config.load({"url": collector.base_url, "path": str(path), "auth": AUTH[vendor], "format": vendor})
+    given = {"url": collector.base_url, "path": str(path), "auth": device_of(vendor).auth, "format": vendor}
+    settings = config.load(given)
     report = Replay(settings).run()
     assert (report.delivered, report.complete) == (1, True)
     assert sorted(arrived(vendor, collector)) == list(range(20))
@@ -182,8 +174,7 @@ def test_no_credential_is_written_anywhere(vendor: str, tmp_path: Path, collecto
         device.track(number)
     assert client_at(path).flush(DEADLINE)
     device.close()
-    given = AUTH[vendor]
-    secrets = [given] if isinstance(given, str) else list(given or ())
+    secrets = (device_of(vendor).auth or "").split(":") if device_of(vendor).auth else []
     written = b"".join(each.read_bytes() for each in tmp_path.rglob("*") if each.is_file())
     assert [secret for secret in secrets if secret.encode() in written] == []
 

@@ -29,6 +29,7 @@ _COMMANDS = {
     "purge": "Delete waiting events.",
     "doctor": "Check a queue offline, and say what to do.",
     "replay": "Send what a server refused once more (replay-failed).",
+    "source": "Run a data source of Panoply's kind, and store what it reads.",
     "collector": "Run a server on this machine that takes events.",
     "run": "Run a script written for another SDK, as it is.",
     "demo": "See events survive an outage and a crash, in 15 seconds.",
