@@ -1,0 +1,250 @@
+"""Data sources: the building blocks, and `edgespool source run`, which keeps rows and state together."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+import edgespool
+import edgespool.vendors.panoply.api as panoply
+from edgespool.testing import Collector
+from edgespool.vendors.panoply.device import Device
+
+SOURCE = '''
+import os, signal, sys
+import panoply
+
+CONFIG = {
+    "title": "Numbers",
+    "icon": "",
+    "params": [
+        {"name": "count", "title": "How many", "placeholder": "10", "required": True},
+        {"name": "fail_at", "title": "Where to fail"},
+        {"name": "how", "title": "How to fail"},
+    ],
+}
+
+
+FAILED = []
+
+
+class Stream(panoply.DataSource):
+    def __init__(self, source, options):
+        super().__init__(source, options)
+        self.next = int((source.get("state") or {}).get("next", 0))
+        self.count = int(source["count"])
+        print("began at", self.next)
+
+    def read(self, n=None):
+        if self.next >= self.count:
+            return None
+        fail_at = self.source.get("fail_at")
+        if fail_at is not None and self.next == int(fail_at):
+            how = self.source.get("how", "kill")
+            if how == "kill" and not os.path.exists("killed"):
+                open("killed", "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "once" and not FAILED:
+                FAILED.append(1)
+                raise RuntimeError("a passing fault")
+            if how == "fatal":
+                raise panoply.PanoplyException("no more of this", retryable=False)
+        rows = [{"n": number, "__state": f"s{self.next}"} for number in range(self.next, self.next + 5)]
+        self.next += 5
+        self.progress(self.next, self.count, "numbers")
+        self.state(f"s{self.next - 5}", {"next": self.next})
+        return rows
+
+    def close(self):
+        open("closed", "a").write("closed\\n")
+'''
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector() as made:
+        yield made
+
+
+class Runs:
+    """Runs the source in a directory of its own."""
+
+    def __init__(self, place: Path, url: str) -> None:
+        self.place, self.url = place, url
+        (place / "my_source.py").write_text(SOURCE)
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("EDGESPOOL_") and not name.lower().endswith("_proxy")
+        }
+        clean |= {
+            "PYTHONPATH": str(Path(edgespool.__file__).parents[1]), "HOME": str(self.place),
+            "EDGESPOOL_DIR": str(self.place / "queues"), "EDGESPOOL_CONFIG": os.devnull, "EDGESPOOL_URL": self.url,
+            "EDGESPOOL_AUTH": Device.auth,
+        }  # fmt: skip
+        (self.place / "closed").unlink(missing_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", "edgespool", "source", "run", "./my_source.py", *arguments],
+            capture_output=True, text=True, timeout=60, cwd=self.place, env=clean,
+        )  # fmt: skip
+
+    @property
+    def closed(self) -> int:
+        file = self.place / "closed"
+        return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+@pytest.fixture
+def runs(tmp_path: Path, collector: Collector) -> Runs:
+    return Runs(tmp_path, collector.base_url)
+
+
+def numbers(collector: Collector) -> list[int]:
+    return [event["n"] for event in collector.events()]
+
+
+def test_a_source_is_read_to_its_end_and_closed(runs: Runs, collector: Collector) -> None:
+    done = runs("--param", "count=20", "--destination", "readings")
+    assert done.returncode == 0, done.stderr
+    assert numbers(collector) == list(range(20))
+    assert {event["__table"] for event in collector.events()} == {"readings"}
+    assert runs.closed == 1
+
+
+def test_its_parameters_are_options_with_help(runs: Runs) -> None:
+    done = runs("--help")
+    assert done.returncode == 0
+    assert "--count" in done.stdout
+    assert "How many" in done.stdout
+    done = runs("--destination", "t")
+    assert done.returncode == 2
+    assert "count" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_killed_run_goes_on_from_the_state_stored_with_its_rows(runs: Runs, collector: Collector) -> None:
+    options = ("--param", "count=20", "--param", "fail_at=10", "--destination", "t")
+    first = runs(*options)
+    assert first.returncode == -9
+    second = runs(*options)
+    assert second.returncode == 0, second.stderr
+    assert "began at 10" in second.stdout + second.stderr
+    assert sorted(numbers(collector)) == list(range(20)), "each row once: none lost, none read twice"
+    assert runs.closed == 1
+
+
+def test_a_read_that_fails_is_tried_again_from_the_last_state(runs: Runs, collector: Collector) -> None:
+    done = runs("--param", "count=10", "--param", "fail_at=5", "--param", "how=once", "--destination", "t")
+    assert done.returncode == 0, done.stderr
+    assert "a passing fault; retry 1 of 3" in done.stderr
+    assert "began at 5" in done.stdout
+    assert numbers(collector) == list(range(10))
+
+
+def test_what_is_not_retryable_ends_the_run_and_the_source_is_closed(runs: Runs, collector: Collector) -> None:
+    done = runs("--param", "count=10", "--param", "fail_at=5", "--param", "how=fatal", "--destination", "t")
+    assert done.returncode == 1
+    assert "no more of this" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert runs.closed == 1
+    assert numbers(collector) == list(range(5)), "what was read is delivered"
+
+
+def test_a_module_that_is_no_source_is_a_clear_error(runs: Runs) -> None:
+    (runs.place / "my_source.py").write_text("x = 1")
+    done = runs()
+    assert done.returncode == 2
+    assert "is no data source: it has no Stream" in done.stderr
+
+
+# The building blocks
+
+
+def test_a_data_source_tells_its_state_and_progress_and_makes_raw_rows() -> None:
+    heard: list[Any] = []
+    logged: list[Any] = []
+    source = panoply.DataSource({"a": 1}, {"logger": logged.append})
+    source.on("*", lambda name, data: heard.append((name, data)))
+    source.state("s1", {"page": 2})
+    source.progress(1, 10, "rows")
+    source.log("one", 2)
+    assert heard == [
+        ("source-state", {"stateId": "s1", "state": {"page": 2}}),
+        ("progress", {"loaded": 1, "total": 10, "msg": "rows"}),
+    ]
+    assert logged == [("one", 2)]
+    row = source.raw("file", b"\x00\xff", {"__state": "s1"})
+    assert row == {"type": "raw", "tag": "file", "raw": "AP8=", "metadata": {"__state": "s1"}}
+    assert source.close() is None
+    with pytest.raises(NotImplementedError):
+        source.read()
+
+
+@pytest.fixture
+def tokens() -> Iterator[tuple[str, list[Any]]]:
+    """A server that refreshes tokens, and what it was asked."""
+    asked: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            asked.append({name: value[0] for name, value in form.items()})
+            body = json.dumps({"access_token": "fresh"} if form["refresh_token"] == ["good"] else {}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/", asked
+    server.shutdown()
+    server.server_close()
+    thread.join(5)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_a_token_is_refreshed_once_and_the_method_called_again(
+    tokens: tuple[str, list[Any]], by_name: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    url, asked = tokens
+    told: list[str] = []
+
+    class Source(panoply.DataSource):
+        def renewed(self, token: str) -> None:
+            told.append(token)
+
+        @panoply.validate_token(url, KeyError, "renewed" if by_name else told.append)
+        def read(self, n: int | None = None) -> Any:
+            if self.source["access_token"] != "fresh":
+                raise KeyError("401")
+            return [{"ok": 1}]
+
+    changes: list[Any] = []
+    source = Source({"access_token": "stale", "refresh_token": "good"}, {"refresh": {"client_id": "c"}})
+    source.on("source-change", changes.append)
+    assert source.read() == [{"ok": 1}]
+    assert asked == [{"client_id": "c", "refresh_token": "good"}]
+    assert changes == [{"access_token": "fresh"}]
+    assert told == ["fresh"]
+    source.source.update(access_token="stale", refresh_token="bad")
+    with pytest.raises(panoply.PanoplyException) as caught:
+        source.read()
+    assert caught.value.retryable is False
