@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from html import escape
 from typing import Any
 from urllib.parse import unquote_to_bytes
-from xml.sax.saxutils import escape
 
 from ...errors import ConfigError
 from ...testing.dialects import Arrival, Refused, Reply, Request, State, Taken, decode_objects
