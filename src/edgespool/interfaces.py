@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from .event import Batch, Record, StoredEvent
 from .outcome import Outcome, Reply
 
-__all__ = ["Clock", "Destination", "Format", "Ledger", "Queue", "Request", "Unready", "Watch"]
+__all__ = ["Clock", "Destination", "EncodesMany", "Format", "Ledger", "Queue", "Request", "Unready", "Watch"]
 
 
 class Clock(Protocol):
@@ -86,6 +86,21 @@ class Format(Protocol):
 
     def outcome(self, reply: Reply) -> Outcome:
         """Return what a server's reply means for this service."""
+        ...
+
+
+@runtime_checkable
+class EncodesMany(Protocol):
+    """A format that encodes events recorded together for less than one by one."""
+
+    def encode_many(
+        self, names: Sequence[str], data: Sequence[Mapping[str, Any]], ids: Sequence[str], time: float
+    ) -> list[bytes]:
+        """Return what `Format.encode` would return for each of these events, all of one time.
+
+        Raises:
+            EventError, ValueError, TypeError, RecursionError: one of them cannot be encoded; `encode` says which.
+        """
         ...
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time
 from enum import Enum
 from typing import Any
 
 from .errors import EventError
 
-__all__ = ["encode", "loads", "quote"]
+__all__ = ["encode", "fault", "join", "loads", "quote", "texts"]
 
 
 def _is(value: Any, module: str, name: str) -> bool:
@@ -50,8 +51,8 @@ def _foreign(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be said in JSON")
 
 
-def _make_encoder() -> Callable[[Any], bytes]:
-    """Return a function from a value to compact JSON in UTF-8."""
+def _make_encoder() -> Callable[[Any], str]:
+    """Return a function from a value to compact JSON."""
     plain = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_foreign)
     try:
         # What JSONEncoder.encode makes anew at each call, made once: that saves a third of the time of record(). It
@@ -61,13 +62,43 @@ def _make_encoder() -> Callable[[Any], bytes]:
         )
         if "".join(fast({"a": [1, 2.5, "é", None]}, 0)) == plain.encode({"a": [1, 2.5, "é", None]}):
             join = "".join
-            return lambda value: join(fast(value, 0)).encode()
+            return lambda value: join(fast(value, 0))
     except (AttributeError, TypeError):  # an interpreter that does without it
         pass
-    return lambda value: plain.encode(value).encode()
+    return plain.encode
 
 
-_encode = _make_encoder()
+_text = _make_encoder()
+
+#: Stands between values that are encoded together. Nobody outside this process knows it, so that no value holds it.
+_FENCE = os.urandom(16).hex()
+_AT_ONCE = 100  # values, so that a large batch is not held in memory once more as a whole
+
+
+def texts(values: Sequence[Any]) -> list[str]:
+    """Return each value as compact JSON text, by one call of the encoder for many: a quarter faster.
+
+    Raises:
+        ValueError, TypeError, RecursionError: one of them cannot be encoded; `encode` tells which, and why.
+    """
+    made: list[str] = []
+    for start in range(0, len(values), _AT_ONCE):
+        chunk = values[start : start + _AT_ONCE]
+        fenced = [_FENCE] * (2 * len(chunk) - 1)
+        fenced[::2] = chunk
+        made += _text(fenced)[1:-1].split(f',"{_FENCE}",')
+    return made
+
+
+def join(before: str, value: Any, behind: str) -> bytes:
+    """Return a value as compact UTF-8 JSON between two pieces of valid Unicode text.
+
+    For those who encode many thousand a second: what it raises, `fault` explains.
+
+    Raises:
+        ValueError, TypeError, RecursionError: the value cannot be encoded.
+    """
+    return f"{before}{_text(value)}{behind}".encode()
 
 
 def encode(value: Any, what: str = "data") -> bytes:
@@ -82,13 +113,15 @@ def encode(value: Any, what: str = "data") -> bytes:
         EventError: something in it cannot be said in JSON (NaN, a set, a cycle …); the message names the field.
     """
     try:
-        return _encode(value)
-    except RecursionError:
-        blame = _find(value, what, set())
-        raise EventError(blame or f"{what}: nested too deeply to encode") from None
-    except (TypeError, ValueError) as error:
-        blame = _find(value, what, set())
-        raise EventError(blame or f"{what}: {error}") from None
+        return _text(value).encode()
+    except (RecursionError, TypeError, ValueError) as error:
+        raise fault(error, value, what) from None
+
+
+def fault(error: Exception, value: Any, what: str = "data") -> EventError:
+    """Return the error that says which field of a value `join` could not encode."""
+    said = "nested too deeply to encode" if isinstance(error, RecursionError) else str(error)
+    return EventError(_find(value, what, set()) or f"{what}: {said}")
 
 
 #: Returns a text as a JSON string, quotes included; it must be valid Unicode.

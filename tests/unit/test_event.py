@@ -9,6 +9,8 @@ import sys
 import time
 import uuid
 from datetime import datetime, timedelta, timezone
+from itertools import count
+from threading import Thread
 from typing import Any
 
 import hypothesis.strategies as st
@@ -18,7 +20,7 @@ from unit_kit import stored
 
 from edgespool import event as event_module
 from edgespool.errors import EventError
-from edgespool.event import Event, id_text, new_id, new_ids
+from edgespool.event import Event, id_text, new_id, new_ids, next_id
 
 
 def test_an_id_is_a_uuid_of_version_7_that_begins_with_the_time() -> None:
@@ -45,6 +47,39 @@ def test_ids_drawn_together_are_as_good_as_ids_drawn_one_by_one(count: int) -> N
     assert all((uuid.UUID(text).version, uuid.UUID(text).variant) == (7, uuid.RFC_4122) for text in texts)
     again, _ = new_ids(count)
     assert not set(raws) & set(again)
+
+
+@pytest.mark.parametrize("step", [0, 1_000_000], ids=["within a millisecond", "each in its own"])
+def test_ids_made_one_after_the_other_are_unique_and_in_order(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    now = count(1_790_000_000_000_000_000, step)
+    monkeypatch.setattr(event_module.time, "time_ns", lambda: next(now))
+    made = [next_id() for _ in range(1000)]
+    raws = [raw for raw, _ in made]
+    assert raws == sorted(set(raws))
+    assert all(id_text(raw) == text for raw, text in made)
+    assert all((uuid.UUID(text).version, uuid.UUID(text).variant) == (7, uuid.RFC_4122) for _, text in made)
+
+
+def test_threads_never_make_the_same_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_module.time, "time_ns", lambda: 1_790_000_000_000_000_000)
+    made: list[list[bytes]] = [[] for _ in range(4)]
+    threads = [Thread(target=lambda mine=mine: mine.extend(next_id()[0] for _ in range(2000))) for mine in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set().union(*made)) == 8000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_goes_on_with_no_series_of_its_parents() -> None:
+    code = (
+        "import os, time\ntime.time_ns = lambda: 1790000000000000000\nfrom edgespool.event import next_id\nnext_id()\n"
+        "read, write = os.pipe()\nif os.fork() == 0:\n    os.write(write, next_id()[0]); os._exit(0)\n"
+        "mine = next_id()[0]; os.wait(); print(mine[6:10] != os.read(read, 16)[6:10])"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.stdout.strip() == "True", done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -48,6 +48,16 @@ def near(moment: datetime | None, time: float) -> bool:
 # CloudEvents
 
 
+@given(st.lists(st.tuples(TEXT, DATA, TEXT), min_size=1, max_size=250), TIMES)
+def test_events_encoded_together_are_what_each_would_be_alone(
+    events: list[tuple[str, dict[str, Any], str]], time: float
+) -> None:
+    form = CloudEvents("pi")
+    names, data, ids = zip(*events, strict=True)
+    alone = [form.encode(name, each, id, time) for name, each, id in events]
+    assert form.encode_many(names, data, ids, time) == alone
+
+
 @given(TEXT, st.lists(EVENTS, min_size=1, max_size=5))
 def test_the_cloudevents_package_reads_every_batch(source: str, events: list[tuple[Any, ...]]) -> None:
     form = CloudEvents(source)

@@ -98,6 +98,12 @@ def test_values_of_other_types_are_said_in_their_usual_form(value: Any, said: An
     assert jsontext.loads(jsontext.encode({"x": value})) == {"x": said}
 
 
+@pytest.mark.parametrize("count", [1, 2, 99, 100, 101, 250])
+def test_values_encoded_together_are_what_each_would_be_alone(count: int) -> None:
+    values = [{"n": n, "text": f'a, "quoted" {n}', "deep": [{}, [], "", n]} for n in range(count)]
+    assert jsontext.texts(values) == [jsontext.encode(value).decode() for value in values]
+
+
 # What cannot be said
 
 
@@ -157,7 +163,7 @@ def test_what_cannot_be_said_is_refused_and_the_field_named(value: Any, said: st
 @pytest.fixture
 def _no_c_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json.encoder, "c_make_encoder", None)
-    monkeypatch.setattr(jsontext, "_encode", jsontext._make_encoder())
+    monkeypatch.setattr(jsontext, "_text", jsontext._make_encoder())
 
 
 @pytest.mark.usefixtures("_no_c_encoder")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sqlite3
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgespool import Client
+from edgespool.event import id_text, new_id
+from edgespool.formats.cloudevents import CloudEvents
 from edgespool.queue import schema
 
 #: An event of about 200 bytes once encoded.
@@ -77,9 +78,13 @@ def raw_queue(directory: str, name: str) -> sqlite3.Connection:
 
 
 def row(number: int) -> tuple[Any, ...]:
-    """A row as the queue would insert it, already encoded."""
-    payload = b'{"specversion":"1.0","source":"bench","type":"temperature","data":' + json.dumps(DATA).encode() + b"}"
-    return number, payload, 1_790_000_000.25, os.urandom(16), 1, 123_456_789_000, 3_123_456_789
+    """A row as the queue would insert it, already encoded: the same bytes."""
+    raw = new_id()
+    payload = _FORMAT.encode("temperature", DATA, id_text(raw), 1_790_000_000.25)
+    return number, payload, 1_790_000_000.25, raw, 1, 123_456_789_000, 3_123_456_789
+
+
+_FORMAT = CloudEvents("bench")
 
 
 def persist_queue(directory: str, name: str) -> Any:

@@ -51,6 +51,7 @@ _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_800  # seconds from 1970 to wh
 
 OVERFLOW = ("reject", "block", "drop_oldest", "drop_newest")
 DURABILITY = ("power", "process")
+_PIECE = 255  # pages that durability "process" leaves unflushed when they come fast; one less than a power of two
 _NONE: frozenset[int] = frozenset()
 _LAST_ROUTE = (1 << 63 - SEQUENCE_BITS) - 1
 
@@ -60,12 +61,17 @@ def _row(rowid: int, record: Record, session: int) -> tuple[object, ...]:
     payload, event_id, when, mono, _, time_given = record
     if time_given:
         session = -session
-    crc = crc32(payload, crc32(_raw_id(event_id), crc32(_pack(rowid, when, mono, session))))
-    return rowid, payload, when, event_id, session, mono, crc
+    if type(event_id) is bytes:
+        head = crc32(_pack_with_id(rowid, when, mono, session, event_id))
+    else:
+        head = crc32(_raw_id(event_id), crc32(_pack(rowid, when, mono, session)))
+    return rowid, payload, when, event_id, session, mono, crc32(payload, head)
 
 
 def _rows(records: Sequence[Record], rowid: int, session: int) -> list[tuple[object, ...]]:
     """Return records of the default route as rows of the table, numbered from `rowid` on."""
+    if len(records) == 1:
+        return [_row(rowid, records[0], session)]
     for record in records:
         if record[5] or type(record[1]) is str:
             return [_row(number, each, session) for number, each in enumerate(records, rowid)]
@@ -231,6 +237,7 @@ class DiskQueue(PersistQueueMethods):
         self._file = -1
         self._syncer: threading.Thread | None = None
         self._stop_syncer = threading.Event()
+        self._sync_due = threading.Event()  # there is so much to flush that the syncer should not wait for its time
         self._last_sync = self._last_touch = _time.monotonic()
         # Told when acknowledgements made room. Entered by the lock: see the worker's locks.
         self._room_lock = threading.RLock()
@@ -242,6 +249,7 @@ class DiskQueue(PersistQueueMethods):
         if store is None or store.closed:
             return
         self._stop_syncer.set()
+        self._sync_due.set()
         if self._syncer is not None and self._syncer is not threading.current_thread():
             self._syncer.join(timeout=5)
         if self._owed:
@@ -347,7 +355,7 @@ class DiskQueue(PersistQueueMethods):
             self._tail_doubtful = False
 
     def _insert_few(self, jobs: Sequence[Job[Sequence[Record]]]) -> bool:
-        """Store the jobs' records by a single statement, the way most events go: no other is needed to begin or commit.
+        """Store the jobs' records with the fewest statements, the way most events go.
 
         Return False, with nothing done, when something has to be looked at first: a route, room that runs short, a
         file opened anew, a checkpoint that is due. `_insert` then does it in full.
@@ -359,9 +367,8 @@ class DiskQueue(PersistQueueMethods):
         commits, room = self._room_known
         session = self._session
         if (
-            len(records) > schema.ROWS or session is None or self._uncounted or len(records) > self._places
-            or store.pages_written > self._pages_allowed or commits <= 0 or not self._ballast.size
-            or store.flush_failed
+            len(records) > schema.AT_ONCE or session is None or self._uncounted or len(records) > self._places
+            or commits <= 0 or not self._ballast.size or store.flush_failed
         ):  # fmt: skip
             return False
         size = 0
@@ -370,7 +377,8 @@ class DiskQueue(PersistQueueMethods):
                 return False
             size += len(record[0])
         need = _cost(size, len(records))
-        if room - need < self._scarce:
+        pages = need // schema.PAGE_SIZE + store.flushes  # a flushed commit is padded by a page (psow=0)
+        if room - need < self._scarce or store.pages_written + pages > self._pages_allowed:
             return False
         with store.gate:
             if store.writer is None or store.closed or self._generation != store.generation:
@@ -390,8 +398,10 @@ class DiskQueue(PersistQueueMethods):
                 self._sequence = last + len(rows)
                 self._room_known = (commits - 1, room - need)
                 self._places -= len(rows)
-                # A flushed commit is padded by a page (psow=0).
-                store.pages_written += need // schema.PAGE_SIZE + store.flushes
+                before = store.pages_written
+                store.pages_written = written = before + pages
+                if before ^ written > _PIECE:
+                    self._sync_due.set()  # a checkpoint, for which appends wait, then finds little left to flush
                 return True
             except (QueueFull, QueueDamaged):
                 return False  # nothing was stored; the overflow policy, or a salvage, comes next
@@ -1235,7 +1245,11 @@ class DiskQueue(PersistQueueMethods):
         self._syncer.start()
 
     def _sync_loop(self) -> None:
-        while not self._stop_syncer.wait(self._sync_interval):
+        while True:
+            self._sync_due.wait(self._sync_interval)
+            if self._stop_syncer.is_set():
+                return
+            self._sync_due.clear()
             self._quietly(self._store.sync)
 
     def _quietly(self, action: Callable[[], None]) -> None:

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["flush", "write_again"]
+__all__ = ["flush", "flush_and_close", "opened", "write_again"]
 
 _BLOCK = 1 << 20
 
 
 def flush(path: str) -> None:
     """Flush a file's content; one that is not there has nothing to flush. Raises OSError."""
+    flush_and_close(opened(path))
+
+
+def opened(path: str) -> int | None:
+    """Open a file to flush it, and return its descriptor; None when it is not there. Raises OSError."""
     try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
+        return os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
     except FileNotFoundError:
+        return None
+
+
+def flush_and_close(fd: int | None) -> None:
+    """Flush the content of what `opened` returned; raises OSError."""
+    if fd is None:
         return
     try:
         _fdatasync(fd)
@@ -27,9 +38,8 @@ def write_again(path: str) -> None:
     After a flush that failed the kernel takes what it could not write for written: a second flush alone would say yes
     without having done anything (https://lwn.net/Articles/752063/).
     """
-    try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_CLOEXEC", 0))
-    except FileNotFoundError:
+    fd = opened(path)
+    if fd is None:
         return
     try:
         at = 0

@@ -13,17 +13,23 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Callable
 from typing import Any
 
 from ..files import open_private
 
 __all__ = ["SenderLock", "WriteLock", "abandon"]
 
+# The three calls of each commit go to the system without a function of ours between, where there are such calls.
 if sys.platform == "win32":  # pragma: no cover
     import msvcrt
 
-    def _lock(fd: int) -> None:
+    LOCK_EX, LOCK_UN = 1, 0
+
+    def flock(fd: int, how: int) -> None:
+        os.lseek(fd, 0, os.SEEK_SET)
+        if how == LOCK_UN:
+            msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
+            return
         while True:
             try:
                 msvcrt.locking(fd, msvcrt.LK_LOCK, 1)  # tries for ten seconds, then raises
@@ -38,24 +44,23 @@ if sys.platform == "win32":  # pragma: no cover
         except OSError:
             return False
 
-    def _unlock(fd: int) -> None:
-        os.lseek(fd, 0, os.SEEK_SET)
-        msvcrt.locking(fd, msvcrt.LK_UNLCK, 1)
-else:
-    import fcntl
+    def pread(fd: int, size: int, at: int) -> bytes:
+        os.lseek(fd, at, os.SEEK_SET)
+        return os.read(fd, size)
 
-    def _lock(fd: int, flock: Callable[[int, int], None] = fcntl.flock, how: int = fcntl.LOCK_EX) -> None:
-        flock(fd, how)
+    def pwrite(fd: int, content: bytes, at: int) -> int:
+        os.lseek(fd, at, os.SEEK_SET)
+        return os.write(fd, content)
+else:
+    from fcntl import LOCK_EX, LOCK_NB, LOCK_UN, flock
+    from os import pread, pwrite
 
     def _try_lock(fd: int) -> bool:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            flock(fd, LOCK_EX | LOCK_NB)
             return True
         except BlockingIOError:
             return False
-
-    def _unlock(fd: int, flock: Callable[[int, int], None] = fcntl.flock, how: int = fcntl.LOCK_UN) -> None:
-        flock(fd, how)
 
 
 def abandon(thing: Any) -> None:
@@ -99,8 +104,8 @@ class WriteLock:
             self._fd = open_private(self._path, os.O_RDWR)
             self._expected = _UNKNOWN
         fd = self._fd
-        _lock(fd)
-        state = _read(fd)
+        flock(fd, LOCK_EX)
+        state = pread(fd, 16, 0)
         if state == self._expected:
             return True
         self._leave_mark(state[:8])
@@ -109,7 +114,7 @@ class WriteLock:
     def _leave_mark(self, generation: bytes) -> None:
         state = generation.ljust(8, b"\0") + self._mark
         try:
-            _write(self._fd, state)
+            pwrite(self._fd, state, 0)
             self._expected = state
         except OSError:  # a full disk, and a file that was emptied: nobody can be told, so we look again next time
             self._expected = _UNKNOWN
@@ -117,7 +122,7 @@ class WriteLock:
     @property
     def generation(self) -> bytes:
         """The generation of the queue file; lock held."""
-        return _read(self._fd)[:8].ljust(8, b"\0")
+        return pread(self._fd, 16, 0)[:8].ljust(8, b"\0")
 
     def next_generation(self) -> None:
         """Tell everybody that another file stands in the queue's place; lock held."""
@@ -127,7 +132,7 @@ class WriteLock:
     def release(self) -> None:
         """Let the next process in."""
         if self._fd >= 0:
-            _unlock(self._fd)
+            flock(self._fd, LOCK_UN)
 
     def close(self) -> None:
         """Close the file, which also unlocks it. In a forked child this leaves the parent's lock alone."""
@@ -135,24 +140,6 @@ class WriteLock:
             os.close(self._fd)
             self._fd = -1
         self._mark = os.urandom(8)  # a forked child is somebody else
-
-
-if hasattr(os, "pread"):
-
-    def _read(fd: int) -> bytes:
-        return os.pread(fd, 16, 0)
-
-    def _write(fd: int, content: bytes) -> None:
-        os.pwrite(fd, content, 0)
-else:  # pragma: no cover - Windows
-
-    def _read(fd: int) -> bytes:
-        os.lseek(fd, 0, os.SEEK_SET)
-        return os.read(fd, 16)
-
-    def _write(fd: int, content: bytes) -> None:
-        os.lseek(fd, 0, os.SEEK_SET)
-        os.write(fd, content)
 
 
 # Held while a sender's lock file is opened and locked: a child that is forked in the midst of that would hold the lock,
@@ -208,7 +195,7 @@ class SenderLock:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             if self._pid == os.getpid():
-                _unlock(fd)
+                flock(fd, LOCK_UN)
             os.close(fd)
 
     def after_fork(self) -> None:

@@ -40,6 +40,9 @@ _TRY_AGAIN = 1.0
 # disk: a new connection is the way to notice that it can be written again.)
 _DOUBTFUL = ("io", "readonly", "open", "other")
 
+# Seconds between two appends that are taken for a burst; see `insert`.
+_BURST = 0.001
+
 # Bytes of the file that SQLite shares with other processes, enough for a WAL of 16 MiB.
 _SHARED = 32768
 
@@ -100,11 +103,14 @@ class Store:
         self._wal_size = 0
         self._seen = b""
         self._next_look = 0.0
+        self._snapshot: sqlite3.Cursor | None = None  # held by the writer during a burst; see `insert`
+        self._last_insert = 0.0
         self._make_locks()
 
     def _make_locks(self) -> None:
         self.gate = threading.RLock()  # one thread at a time writes, checkpoints or reopens
         self._reading = threading.RLock()  # one thread at a time uses the reader; taken inside the gate
+        self._syncing = threading.Lock()  # one thread at a time flushes without the gate; taken outside of it
 
     # --- opening and closing ------------------------------------------------------------------------------------
 
@@ -229,6 +235,8 @@ class Store:
 
     def _drop(self) -> None:
         """Close both connections, whatever state they are in."""
+        with contextlib.suppress(sqlite3.Error):
+            self._let_snapshot_go()
         # Forgotten first: interrupted half-way (Ctrl-C), nobody must find one that is closed.
         connections = (self.writer, self._reader, *self._spoilt)
         self.writer = self._reader = None
@@ -291,6 +299,9 @@ class Store:
         for connection in (self.writer, self._reader):
             if connection is not None:
                 abandon(connection)
+        if self._snapshot is not None:
+            abandon(self._snapshot)
+            self._snapshot = None
         self.writer = self._reader = None
         if self._using is not None:
             rawfile.done(self._using)
@@ -385,6 +396,7 @@ class Store:
         try:
             self.enter()
             try:
+                self._let_snapshot_go()
                 if which == "append":
                     if self.flush_failed:
                         self._mend()
@@ -443,7 +455,12 @@ class Store:
         self._lock.release()
 
     def insert(self, rows: Sequence[tuple[object, ...]]) -> bool:
-        """Insert up to `schema.ROWS` rows by one statement, a transaction of its own; gate and write lock held.
+        """Insert rows in a transaction of their own; gate and write lock held.
+
+        In a burst at durability "process" the writer keeps its snapshot of the file from one insert to the next: SQLite
+        then makes two calls to lock and unlock for each rather than six. A snapshot that is held keeps the WAL from
+        being started over. So it is let go of before anybody else in this process writes, makes a checkpoint or
+        flushes, which happens once in `sync_interval` at least.
 
         Return False when a row id is taken: a program other than edgespool has written.
 
@@ -452,19 +469,42 @@ class Store:
         """
         connection = self.writer
         assert connection is not None
+        committing = True
         try:
             if len(rows) == 1:
                 connection.execute(schema.INSERT, rows[0])
-            else:
+            elif schema.by_one_statement(len(rows)):
                 schema.insert(connection, rows)
-        except sqlite3.IntegrityError:
+            else:
+                committing = False
+                connection.execute("BEGIN IMMEDIATE")
+                schema.insert(connection, rows)
+                committing = True
+                connection.execute("COMMIT")
+            if not self.flushes and self._snapshot is None:
+                now = monotonic()
+                if now - self._last_insert < _BURST:
+                    self._snapshot = connection.execute(schema.SNAPSHOT)
+                self._last_insert = now
+        except sqlite3.IntegrityError as error:
+            self._roll_back(connection, error)
             return False
         except sqlite3.Error as error:
+            if self._snapshot is not None and schema.kind_of(error) == "locked":
+                # A program other than edgespool has written, without our lock: the snapshot is old.
+                self._let_snapshot_go()
+                return self.insert(rows)
             self._roll_back(connection, error)
-            raise self._failure(error, committing=True) from error
+            raise self._failure(error, committing=committing) from error
         self.unsynced = not self.flushes
         self.trouble = None
         return True
+
+    def _let_snapshot_go(self) -> None:
+        """End the read transaction that `insert` has left open; gate held."""
+        snapshot, self._snapshot = self._snapshot, None
+        if snapshot is not None:
+            snapshot.close()
 
     def _roll_back(self, connection: sqlite3.Connection | None, error: BaseException) -> None:
         if connection is not None:
@@ -530,12 +570,30 @@ class Store:
     # --- the WAL ------------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """Flush what was committed without a flush; raises OutcomeUnknown when the disk will not."""
-        with self.gate, self._translated():
-            if not self._closed:
-                self._flush()
+        """Flush what was committed without a flush; raises OutcomeUnknown when the disk will not.
+
+        Appends go on meanwhile: what they write is flushed the next time.
+        """
+        with self._syncing, self._translated():
+            with self.gate:
+                if self._closed:
+                    return
+                if self.flush_failed or not self.unsynced:
+                    self._flush()
+                    return
+                self._let_snapshot_go()
+                self.unsynced = False
+                generation = self.generation
+                wal = flushing.opened(self.path + "-wal")
+            try:
+                flushing.flush_and_close(wal)
+            except OSError as error:
+                with self.gate:
+                    if generation == self.generation and not self._closed:  # else it was another file
+                        self._not_flushed(error)
 
     def _flush(self) -> None:
+        self._let_snapshot_go()
         if self.flush_failed:
             with self._process_lock():
                 self._mend()
@@ -544,16 +602,20 @@ class Store:
             try:
                 flushing.flush(self.path + "-wal")
             except OSError as error:
-                with self._process_lock():
-                    self._flush_has_failed(str(error))
-                if self.flush_failed:
-                    raise self._noted(
-                        OutcomeUnknown(
-                            f"the disk that holds {self.directory} failed to flush ({error}); the newest events may "
-                            "not be stored"
-                        )
-                    ) from error
-                _log.warning("the disk that holds %s failed to flush (%s), and did at a second try", self.path, error)
+                self._not_flushed(error)
+
+    def _not_flushed(self, error: OSError) -> None:
+        """A flush of what was reported as stored has failed: try once more, and raise OutcomeUnknown; gate held."""
+        with self._process_lock():
+            self._flush_has_failed(str(error))
+        if self.flush_failed:
+            raise self._noted(
+                OutcomeUnknown(
+                    f"the disk that holds {self.directory} failed to flush ({error}); the newest events may not be "
+                    "stored"
+                )
+            ) from error
+        _log.warning("the disk that holds %s failed to flush (%s), and did at a second try", self.path, error)
 
     def _flush_has_failed(self, why: str) -> None:
         """Write the WAL again, so that nothing rests on what a failed flush has left behind; write lock held.
@@ -650,6 +712,7 @@ class Store:
             if self._closed or self.writer is None:
                 return
             with self._process_lock(), self._reading:
+                self._let_snapshot_go()
                 if self.flush_failed:
                     self._mend()
                 try:
