@@ -607,7 +607,7 @@ class DiskQueue(PersistQueueMethods):
         commits, room = self._room_known
         if commits <= 0 or room < self._scarce:
             room = self._budget.room(connection)
-            self._room_known = (32, room)
+            self._room_known = (128, room)
         return room
 
     def _full(self, need: int) -> QueueFull:
