@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from . import jsontext
@@ -75,7 +75,7 @@ class StatusFile:
         with contextlib.suppress(OSError):
             fd = open_private(temporary, os.O_WRONLY | os.O_TRUNC)
             with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(asdict(status), file)
+                file.write(json.dumps(vars(status)))
             os.replace(temporary, self._path)
             return
         with contextlib.suppress(OSError):

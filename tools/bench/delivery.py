@@ -60,7 +60,7 @@ def _sink() -> tuple[multiprocessing.process.BaseProcess, str]:
 
 def drain(directory: str, rounds: int, compression: str) -> Figure:
     """The client's worker against a loop that selects 500 rows, posts the same bytes with requests, and deletes."""
-    count = 10_000
+    count = 20_000
     process, url = _sink()
     number = itertools.count()
 
@@ -88,6 +88,7 @@ def drain(directory: str, rounds: int, compression: str) -> Figure:
         name = f"drain-{compression}-{next(number)}"
         fill(name)
         connection = schema.connect(os.path.join(directory, name), "NORMAL", wal_limit=1 << 23, timeout=30)
+        connection.execute("PRAGMA wal_autocheckpoint = 1000")  # as SQLite has it by itself
         session = requests.Session()
         headers = {"Content-Type": "application/cloudevents-batch+json; charset=utf-8"}
         if compression == "gzip":

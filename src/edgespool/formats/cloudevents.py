@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
 
@@ -26,6 +27,7 @@ __all__ = ["CloudEvents", "idempotency_key", "parse_time", "rfc3339"]
 
 _MIDDLES = 256  # names of events whose middle is kept ready; a program has few
 
+_payload, _raw_id, _corrected = itemgetter(1), itemgetter(3), itemgetter(4)  # of a StoredEvent, the fastest way
 _join, _quote = jsontext.join, jsontext.quote
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -52,8 +54,12 @@ def parse_time(text: str) -> float:
 
 def idempotency_key(events: Iterable[StoredEvent]) -> str:
     """Return a key that is equal for equal batches, for the `Idempotency-Key` header."""
-    ids = [raw if isinstance(raw, bytes) else raw.encode("utf-8") for _, _, _, raw, _ in events]
-    return hashlib.blake2b(b"\n".join(ids), digest_size=16).hexdigest()
+    ids = list(map(_raw_id, events))
+    try:
+        text = b"\n".join(ids)  # all of our own making
+    except TypeError:
+        text = b"\n".join([raw if isinstance(raw, bytes) else raw.encode("utf-8") for raw in ids])
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
 
 
 _TIME_END = len('{"time":"2026-11-22T10:00:00.000000Z')
@@ -116,7 +122,8 @@ class CloudEvents:
 
     def request(self, batch: Batch) -> Request:
         """Return the batch as one JSON array."""
-        body = b"[" + b",".join([e.payload if not e.corrected else self.render(e) for e in batch.events]) + b"]"
+        render = self.render if any(map(_corrected, batch.events)) else _payload
+        body = b"[" + b",".join(map(render, batch.events)) + b"]"
         headers = {
             "Content-Type": "application/cloudevents-batch+json; charset=utf-8",
             "Idempotency-Key": idempotency_key(batch.events),
