@@ -199,7 +199,8 @@ class HttpDestination:
         with self._session.send(
             prepared, timeout=self._timeout, allow_redirects=False, stream=True, **environment
         ) as response:
-            self._redactor.learn_sent(response.request.headers)  # another one, when it had to be signed anew
+            if response.request is not prepared:  # it had to be signed anew
+                self._redactor.learn_sent(response.request.headers)
             reply = Reply(
                 response.status_code,
                 {name.lower(): value for name, value in response.headers.items()},
