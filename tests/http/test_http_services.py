@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from http_kit import OK, ScriptedServer, wait_until
 
 from edgespool import Client, Event
 from edgespool.config import Settings
-from edgespool.event import Batch
+from edgespool.event import Batch, StoredEvent
 from edgespool.formats.json import PlainJson
 from edgespool.interfaces import Request, Unready, Watch
 from edgespool.outcome import Delivered, Outcome, Reply
@@ -100,3 +101,32 @@ def test_who_watches_sees_each_exchange_and_can_do_no_harm(
         wait_until(lambda: client.stats().delivered == 1)
     assert told == [(1, b'[{"n":1}]'), (503, "Retry"), (1, b'[{"n":1}]'), (200, Delivered.__name__)]
     assert "hook 'on_reply' raised SystemExit: hurts nobody" in caplog.text
+
+
+class Varied(PlainJson):
+    """A service each of whose requests has headers, and a path, that no other has."""
+
+    name = "varied"
+
+    def request(self, batch: Batch) -> Request:
+        (event,) = batch.events
+        number = json.loads(event.payload)["n"]
+        return Request(event.payload, {f"X-Only-{number}": str(number)}, path=f"/{number % 2}")
+
+    def take(self, events: Sequence[StoredEvent]) -> int:
+        return 1
+
+
+@pytest.mark.parametrize("auth", [None, "a-token", ("anna", "pw")])
+def test_nothing_of_one_request_is_in_the_next(make_client: MakeClient, auth: Any) -> None:
+    with ScriptedServer(lambda got: OK) as server:
+        client = make_client(server.url, format=Varied(), auth=auth)
+        for n in (1, 33, 555, 4, 22):
+            client.record("a", n=n)
+        assert client.flush(20)
+        assert [json.loads(got.body)["n"] for got in server.got] == [1, 33, 555, 4, 22]
+        for got, n in zip(server.got, (1, 33, 555, 4, 22), strict=True):
+            assert [name for name in got.headers if name.startswith("x-only")] == [f"x-only-{n}"]
+            assert got.headers["content-length"] == str(len(got.body))
+            assert ("authorization" in got.headers) == (auth is not None)
+            assert got.path.endswith(f"/{n % 2}")

@@ -378,3 +378,37 @@ def test_whoever_waits_for_progress_is_woken() -> None:
         rig.worker.step()
         rig.worker.step()
     thread.join(20)
+
+
+class TidyQueue(MemoryQueue):
+    """Notes when it is told to do its housekeeping, and whether nothing waits then."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.notes: list[str] = []
+
+    def maintain(self, idle: bool) -> None:
+        self.notes.append("tidied, idle" if idle else "tidied, busy")
+        super().maintain(idle)
+
+
+def test_who_waits_for_the_end_of_a_backlog_is_told_before_the_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock()
+    queue = TidyQueue(clock=clock)
+    rig = Rig(queue=queue, clock=clock, policy={"batch_size": 2})
+    monkeypatch.setattr(rig.worker, "_tell_progress", lambda: queue.notes.append("told"))
+    rig.add("a", "b")
+    rig.step()
+    assert rig.step() > 0  # nothing left: a moment for those who were told
+    assert queue.notes == ["tidied, busy", "told"]
+    rig.step()
+    assert queue.notes[2:] == ["tidied, idle"]
+
+
+def test_a_thread_that_is_stopped_does_its_housekeeping_before_it_ends() -> None:
+    clock = FakeClock()
+    queue = TidyQueue(clock=clock)
+    rig = Rig(queue=queue, clock=clock)
+    rig.worker.start()
+    assert rig.worker.stop(20)
+    assert queue.notes[-1:] == ["tidied, idle"]
