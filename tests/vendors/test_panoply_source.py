@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,11 +11,10 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
+from panoply_kit import Runs, numbers
 
-import edgespool
 import edgespool.vendors.panoply.api as panoply
 from edgespool.testing import Collector
-from edgespool.vendors.panoply.device import Device
 
 SOURCE = '''
 import os, signal, sys
@@ -76,43 +72,9 @@ def collector() -> Iterator[Collector]:
         yield made
 
 
-class Runs:
-    """Runs the source in a directory of its own."""
-
-    def __init__(self, place: Path, url: str) -> None:
-        self.place, self.url = place, url
-        (place / "my_source.py").write_text(SOURCE)
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        clean = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("EDGESPOOL_") and not name.lower().endswith("_proxy")
-        }
-        clean |= {
-            "PYTHONPATH": str(Path(edgespool.__file__).parents[1]), "HOME": str(self.place),
-            "EDGESPOOL_DIR": str(self.place / "queues"), "EDGESPOOL_CONFIG": os.devnull, "EDGESPOOL_URL": self.url,
-            "EDGESPOOL_AUTH": Device.auth,
-        }  # fmt: skip
-        (self.place / "closed").unlink(missing_ok=True)
-        return subprocess.run(
-            [sys.executable, "-m", "edgespool", "source", "run", "./my_source.py", *arguments],
-            capture_output=True, text=True, timeout=60, cwd=self.place, env=clean,
-        )  # fmt: skip
-
-    @property
-    def closed(self) -> int:
-        file = self.place / "closed"
-        return len(file.read_text().splitlines()) if file.exists() else 0
-
-
 @pytest.fixture
 def runs(tmp_path: Path, collector: Collector) -> Runs:
-    return Runs(tmp_path, collector.base_url)
-
-
-def numbers(collector: Collector) -> list[int]:
-    return [event["n"] for event in collector.events()]
+    return Runs(tmp_path, collector.base_url, SOURCE)
 
 
 def test_a_source_is_read_to_its_end_and_closed(runs: Runs, collector: Collector) -> None:

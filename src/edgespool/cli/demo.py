@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import click
 
 from .exits import Exit, epilog
+from .interrupts import ended_by_signals
 from .options import Command, json_option
 from .output import json_line, table, terminal
 from .stage import Stage
@@ -37,7 +36,7 @@ def demo(vendor: str | None, as_json: bool) -> int:
     called recorded is looked for on the server at the end.
     """
     with (
-        _ended_by_signals(),
+        ended_by_signals(),
         tempfile.TemporaryDirectory(prefix="edgespool-demo-") as home,
         Stage(home, _RATE, _known(vendor)) as stage,
         _display(stage, as_json) as (say, draw),
@@ -146,19 +145,3 @@ def _display(stage: Stage, quiet: bool) -> Iterator[tuple[Say, Callable[[], None
                 lambda text: live.console.print(stamped(text), highlight=False, markup=False),
                 lambda: live.update(Text("\n" + counts(), style="bold")),
             )
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let a polite request to end, or a lost ssh connection, end the processes and remove the directory as well."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, end) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,18 +8,22 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .. import jsontext
 from ..client import Client
 from ..config import Settings
-from ..errors import EdgespoolError, QueueError
+from ..errors import EdgespoolError, QueueError, QueueFull
 from .exits import Exit, epilog
+from .interrupts import ended_by_signals
 from .options import Command, Place, place_options, warn_root
 from .output import count, say, seconds_text, terminal, visible, warn
 from .parse import Duration
+
+if TYPE_CHECKING:
+    from ..vendors.panoply.runner import States
 
 __all__ = ["source"]
 
@@ -54,8 +58,10 @@ class _Run(Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         name = self._module_among(args)
         if name is not None and not ctx.resilient_parsing:
+            from .. import dropin
             from ..vendors.panoply import runner
 
+            dropin.install("panoply")
             module = runner.load_module(name)
             ctx.meta[_OWN] = (module, self._own(module))
         return super().parse_args(ctx, args)
@@ -73,18 +79,22 @@ class _Run(Command):
                     formatter.write_dl(rows)
 
     def _module_among(self, args: Sequence[str]) -> str | None:
-        """Return the first argument that is neither an option nor an option's value."""
-        valued = {
-            text for each in self.params if isinstance(each, click.Option) and not each.is_flag for text in each.opts
-        }
-        skip = False
-        for text in args:
-            if skip:
-                skip = False
-            elif text.startswith("-"):
-                skip = text in valued
-            else:
+        """Return the first argument that is neither an option nor an option's value.
+
+        Options that are not known here are the module's own, and each of those takes a value.
+        """
+        options = [each for each in self.params if isinstance(each, click.Option)]
+        valued = {text for each in options if not each.is_flag for text in each.opts}
+        flags = {text for each in options if each.is_flag for text in (*each.opts, *each.secondary_opts)}
+        flags |= {"-h", "--help"}
+        left = iter(args)
+        for text in left:
+            if text == "--":
+                return next(left, None)
+            if not text.startswith("-") or text == "-":
                 return text
+            if text in valued or (text.startswith("--") and "=" not in text and text not in flags):
+                next(left, None)
         return None
 
     def _own(self, module: ModuleType) -> list[click.Option]:
@@ -120,7 +130,8 @@ def _params(module: ModuleType) -> list[Mapping[str, Any]]:
         {
             Exit.OK: "the source has no more, and all of it was delivered",
             Exit.ATTENTION: "the source failed, rows were refused, or not all was delivered in time",
-            Exit.SERVER: "the service refuses everything, or cannot be reached; the rows are on disk",
+            Exit.SERVER: "the service refuses everything, or cannot be reached; what was read is on disk",
+            Exit.INTERRUPTED: "interrupted; 143 and 129 by SIGTERM and SIGHUP. What was read is on disk",
         },
         _NOTE,
     ),
@@ -165,7 +176,8 @@ def run(
     """Read all that the data source MODULE has, and store it as records for Panoply.
 
     Each batch is on disk, together with the source's state, before the next one is read. Stopped at any point and run
-    again, the source goes on from there. A read that fails is tried again three times.
+    again, the source goes on from there. A read that fails is tried again three times. When the queue is full the run
+    waits for the delivery to make room, and ends when nothing has moved for as long as --wait says.
     """
     from ..vendors.panoply import runner
 
@@ -189,26 +201,64 @@ def run(
             told.update(changes)
             warn(f"the source has changed {', '.join(changes)}: for this run only; give a --params-file to keep it")
 
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(client.close, 0.0)
+        stack.enter_context(ended_by_signals())
+        job = stack.enter_context(
+            runner.Runner(
+                name, module.Stream, params, client, states,
+                destination=destination, options=options, size=size, keep_state=keep_state, restart=restart,
+            )
+        )  # fmt: skip
         refused_before = client.stats().failed
         client.start()
         with _drawn() as progress:
-            hooks = runner.Hooks(
+            job.hooks = runner.Hooks(
                 progress=progress,
                 log=(lambda msgs: warn(" ".join(map(str, msgs)))) if verbose else None,
                 change=changed,
                 retry=_say_retry,
                 event=(lambda event, data: warn(f"event {event}: {data}")) if verbose else None,
+                full=_Patience(client, wait).wait,
             )
-            job = runner.Runner(
-                name, module.Stream, params, client, states,
-                destination=destination, options=options, size=size, keep_state=keep_state, restart=restart,
-                hooks=hooks,
-            )  # fmt: skip
             code = _read(job, verbose)
-        return max(code, _deliver(client, wait, refused_before))
-    finally:
-        client.close(0.0)
+        code = max(code, _deliver(client, states, wait, refused_before))
+        job.end()
+        return code
+
+
+class _Patience:
+    """Waits for room in a full queue as long as the delivery gets on, and says why it waits.
+
+    Args:
+        client: whose queue is full.
+        seconds: to wait for any progress.
+    """
+
+    _PAUSE = 0.2  # seconds between tries
+
+    def __init__(self, client: Client, seconds: float) -> None:
+        self._client = client
+        self._seconds = seconds
+        self._gone = -1  # events that have left the queue
+        self._since = 0.0
+        self._said: str | None = None
+
+    def wait(self, error: QueueFull) -> bool:
+        """Wait a moment; return whether it is worth trying again."""
+        self._client.drain()  # not only when the interval is over
+        stats = self._client.stats()
+        gone, now = stats.accepted - stats.pending, time.monotonic()
+        if gone != self._gone:
+            self._gone, self._since = gone, now
+        why = stats.last_error or "the delivery is slower than the source"
+        if why != self._said:
+            self._said = why
+            warn(f"the queue is full; waiting for the delivery: {why}")
+        if stats.state == "held" or now - self._since >= self._seconds:
+            return False
+        time.sleep(self._PAUSE)
+        return True
 
 
 def _settings(place: Place, url: str | None, name: str) -> Settings:
@@ -250,6 +300,9 @@ def _read(job: Any, verbose: bool) -> Exit:
     code = Exit.OK
     try:
         job.run()
+    except QueueFull as error:
+        warn(f"Error: {error}")
+        code = Exit.SERVER
     except (QueueError, click.ClickException):
         raise
     except Exception as error:  # noqa: BLE001 - it is the user's code
@@ -261,7 +314,10 @@ def _read(job: Any, verbose: bool) -> Exit:
     finally:
         report = job.report
         began = "went on where the last run was; " if report.resumed else ""
-        say(f"{began}{count(report.rows, 'row')} stored")
+        if report.read_before:
+            say("the last run had read all; what it did not come to is the delivery")
+        else:
+            say(f"{began}{count(report.rows, 'row')} stored")
         if not report.complete:
             warn("the source was not read to its end; run it again to go on")
     return code
@@ -271,14 +327,15 @@ def _say_retry(error: Exception, number: int, seconds: float) -> None:
     warn(f"reading failed: {type(error).__name__}: {error}; retry {number} of 3 in {seconds_text(seconds)}")
 
 
-def _deliver(client: Client, seconds: float, refused_before: int) -> Exit:
+def _deliver(client: Client, states: States, seconds: float, refused_before: int) -> Exit:
     """Wait until what was stored has left the queue, and say what keeps it."""
     deadline = time.monotonic() + seconds
     while not client.flush(max(0.0, min(_SLICE, deadline - time.monotonic()))):
         stats = client.stats()
         if stats.state == "held" or time.monotonic() >= deadline:
             why = stats.last_error or "the time was too short"
-            warn(f"not delivered: {why}; {count(stats.pending, 'event')} on disk, to be sent at the next run")
+            rows = max(0, stats.pending - states.waiting())
+            warn(f"not delivered: {why}; {count(rows, 'row')} on disk, to be sent at the next run")
             return Exit.SERVER if stats.state in ("held", "backing off") else Exit.ATTENTION
     refused = client.stats().failed - refused_before
     if refused > 0:

@@ -23,25 +23,24 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 
 from ... import destinations, formats, jsontext
 from ...client import Client
 from ...config import Settings
-from ...errors import ConfigError, EdgespoolError, EventError, QueueUnavailable
+from ...errors import ConfigError, EdgespoolError, EventError, QueueFull, QueueUnavailable
 from ...event import Batch, Event, StoredEvent
 from ...files import make_directory, read_bounded, write_whole
 from ...interfaces import Destination
 from ...outcome import Delivered, Outcome, Retry
 from ...queue.view import QueueView
-from . import IMPORTS
 from .constants import FLUSH_TIMEOUT
 from .format import STATE_ROUTE
 
-__all__ = ["Hooks", "Report", "Runner", "SourceBusy", "SourceError", "States", "load_module", "merge", "open_queue",
-           "read_object", "save_changes"]  # fmt: skip
+__all__ = ["Hooks", "Report", "Runner", "SourceBusy", "SourceError", "State", "States", "load_module", "merge",
+           "open_queue", "read_object", "save_changes"]  # fmt: skip
 
 _RETRIES = 3
 _WAITS = (1.0, 2.0, 4.0)  # seconds before each retry
@@ -64,7 +63,7 @@ class SourceError(EdgespoolError):
 
 
 def load_module(name: str) -> ModuleType:
-    """Return the module of a data source; within it, `import panoply` gives ours.
+    """Return the module of a data source. That `import panoply` within it gives ours is the caller's to see to.
 
     Args:
         name: as in an import statement, or the path of a `.py` file. The working directory is looked in, too.
@@ -72,7 +71,6 @@ def load_module(name: str) -> ModuleType:
     Raises:
         ConfigError: there is none, it cannot be imported, or it has no `Stream`.
     """
-    _stand_in()
     place, stem = os.getcwd(), name
     if name.endswith(".py"):
         place, stem = os.path.split(os.path.abspath(name))
@@ -89,17 +87,6 @@ def load_module(name: str) -> ModuleType:
     if not callable(getattr(module, "Stream", None)):
         raise ConfigError(f"the module {name!r} is no data source: it has no Stream")
     return module
-
-
-def _stand_in() -> None:
-    """Let `import panoply` find our modules, unless somebody has imported another before."""
-    if "panoply" in sys.modules:
-        return
-    for name, ours in IMPORTS.items():
-        module = sys.modules[name] = importlib.import_module(ours)
-        parent, _, child = name.rpartition(".")
-        if parent and not hasattr(sys.modules[parent], child):
-            setattr(sys.modules[parent], child, module)
 
 
 def read_object(path: str) -> dict[str, Any]:
@@ -138,8 +125,16 @@ def merge(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+class State(NamedTuple):
+    """What is known of a source, in the order of what became known."""
+
+    number: int = 0  # grows with each one stored
+    state: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    read: bool = False  # the source has said that there is no more, and the run has not ended since
+
+
 class States:
-    """The states of the sources of one queue, by the source's name, each with a number that only grows.
+    """The states of the sources of one queue, by the source's name.
 
     Args:
         directory: the queue's directory.
@@ -154,64 +149,70 @@ class States:
         digest = hashlib.sha256(source.encode()).hexdigest()[:8]
         return os.path.join(self._directory, f"source-{plain}-{digest}.{ending}")
 
-    def load(self, source: str) -> tuple[int, dict[str, Any]]:
-        """Return the newest state's number and the state; 0 and an empty one when there is none.
+    def load(self, source: str) -> State:
+        """Return the newest state; number 0 and an empty one when there is none.
 
         Raises:
             QueueError: the queue cannot be read.
             SourceError: the file is damaged.
         """
         queued = self._in_queue(source)  # first: what leaves the queue meanwhile is in the file before
-        return max(queued, self._in_file(source), key=lambda each: each[0])
+        return max(queued, self._in_file(source), key=lambda each: each.number)
 
-    def _in_queue(self, source: str) -> tuple[int, dict[str, Any]]:
-        newest: tuple[int, dict[str, Any]] = 0, {}
-        try:
-            with QueueView(self._directory) as view:
-                for _, event in view.events(STATE_ROUTE):
-                    name, number, state = _parsed(event.payload)
-                    if name == source and number > newest[0]:
-                        newest = number, state
-        except QueueUnavailable:
-            pass  # no queue yet
+    def _in_queue(self, source: str) -> State:
+        newest = State()
+        for payload in self._waiting():
+            name, state = _parsed(payload)
+            if name == source and state.number > newest.number:
+                newest = state
         return newest
 
-    def _in_file(self, source: str) -> tuple[int, dict[str, Any]]:
+    def _waiting(self) -> Iterator[bytes]:
+        with contextlib.suppress(QueueUnavailable), QueueView(self._directory) as view:  # there may be no queue yet
+            for _, event in view.events(STATE_ROUTE):
+                yield event.payload
+
+    def waiting(self) -> int:
+        """Return how many of the events in the queue are states, not rows; raises QueueError."""
+        return sum(1 for _ in self._waiting())
+
+    def _in_file(self, source: str) -> State:
         path = self.path(source)
         try:
-            _, number, state = _parsed(read_bounded(path, _LARGEST))
+            _, state = _parsed(read_bounded(path, _LARGEST))
         except FileNotFoundError:
-            return 0, {}
+            return State()
         except (OSError, ValueError) as error:
             raise SourceError(
                 f"the state of the source in {path} cannot be read ({error}); remove the file to begin anew"
             ) from error
-        return number, state
+        return state
 
     @staticmethod
-    def event(source: str, number: int, state: Mapping[str, Any]) -> Event:
+    def event(source: str, state: State) -> Event:
         """Return a state as the event that rides behind its rows."""
-        return Event(STATE_ROUTE, {"source": source, "number": number, "state": state}, route=STATE_ROUTE)
+        said = {"source": source, "number": state.number, "state": state.state}
+        return Event(STATE_ROUTE, {**said, "read": True} if state.read else said, route=STATE_ROUTE)
 
     def keep(self, events: Sequence[StoredEvent]) -> None:
         """Write the newest state of each source among these events to its file, durably; raises OSError."""
         newest: dict[str, tuple[int, bytes]] = {}
         for event in events:
-            source, number, _ = _parsed(event.payload)
-            newest[source] = max(newest.get(source, (0, b"")), (number, event.payload))
+            source, state = _parsed(event.payload)
+            newest[source] = max(newest.get(source, (0, b"")), (state.number, event.payload))
         for source, (_, payload) in newest.items():
             write_whole(self.path(source), payload + b"\n")
 
 
-def _parsed(payload: bytes) -> tuple[str, int, dict[str, Any]]:
+def _parsed(payload: bytes) -> tuple[str, State]:
     value = jsontext.loads(payload)
     try:
-        source, number, state = value["source"], value["number"], value["state"]
-    except (TypeError, KeyError):
+        source, number, state, read = value["source"], value["number"], value["state"], value.get("read", False)
+    except (TypeError, KeyError, AttributeError):
         raise ValueError("it is no state") from None
-    if not isinstance(source, str) or type(number) is not int or not isinstance(state, dict):
+    if not isinstance(source, str) or type(number) is not int or not isinstance(state, dict) or type(read) is not bool:
         raise ValueError("it is no state")
-    return source, number, state
+    return source, State(number, state, read)
 
 
 class _Fork:
@@ -268,8 +269,9 @@ def open_queue(settings: Settings, config_file: str | None = None) -> tuple[Clie
         format="panoply",
         destination=_Fork(rows, states),
         flush_interval=min(FLUSH_TIMEOUT, settings.flush_interval),
-        # A source can wait until there is room; what it has not yet read is not lost.
-        overflow="block" if settings.overflow == "reject" else None,
+        # A source can wait until there is room, and what it has not yet read is not lost. The run does the waiting:
+        # the queue would wait without a word, and without an end.
+        overflow="reject",
         start=False,
     )
     return client, states
@@ -283,7 +285,8 @@ class Hooks:
     """Who is told of what happens in a run; each may be None.
 
     `progress(loaded, total, msg)`; `log(msgs)`, a tuple; `change(changes)`, changed parameters, to be saved;
-    `retry(error, number, seconds)` before the wait for a retry; `event(name, data)`, what else a source fires.
+    `retry(error, number, seconds)` before the wait for a retry; `event(name, data)`, what else a source fires;
+    `full(error)` when there is no room for a batch: waits a moment, and returns whether to try again.
     """
 
     progress: Callable[[Any, Any, str], None] | None = None
@@ -291,6 +294,7 @@ class Hooks:
     change: Callable[[dict[str, Any]], None] | None = None
     retry: Callable[[Exception, int, float], None] | None = None
     event: Callable[[str, Any], None] | None = None
+    full: Callable[[QueueFull], bool] | None = None
 
 
 @dataclass
@@ -302,6 +306,7 @@ class Report:
     retries: int = 0
     resumed: bool = False  # it was handed the state of an earlier run
     complete: bool = False  # the source has said that there is no more
+    read_before: bool = False  # it had said so to an earlier run, which did not come to its end: nothing was read
     state: dict[str, Any] = field(default_factory=dict)  # what is stored with the rows
 
 
@@ -359,7 +364,7 @@ class Runner:
         self._size = size
         self._keep_state = keep_state
         self._restart = restart
-        self._hooks = hooks or Hooks()
+        self.hooks = hooks or Hooks()  #: may be set until `run` is called
         self._sleep = sleep
         self._stream: Any = None
         self._number = 0
@@ -368,6 +373,36 @@ class Runner:
         self._named: dict[str, None] = {}  # ids that stored rows carry and nobody has reported yet
         self._lock = threading.RLock()  # a source may report from threads of its own
 
+    def __enter__(self) -> Runner:
+        """Begin: from here to the end nobody else runs this source on this queue.
+
+        Raises:
+            SourceBusy: another process runs it.
+        """
+        path = self._states.path(self._name, "lock")
+        make_directory(os.path.dirname(path))
+        self._alone = filelock.FileLock(path, timeout=0, mode=0o600, thread_local=False)
+        try:
+            self._alone.acquire()
+        except filelock.Timeout:
+            raise SourceBusy(f"another process runs the source {self._name} on this queue") from None
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._alone.release()
+
+    def end(self) -> None:
+        """Say that the run has come to its end, whatever was delivered by then: the next one reads anew.
+
+        A run that is killed after the source said that there is no more, and before this, is gone on with by the next
+        one: that reads nothing, since all rows are stored.
+
+        Raises:
+            QueueError: the queue does not work.
+        """
+        if self.report.complete:
+            self._store([], State(self._number + 1, self.report.state))
+
     def run(self) -> Report:
         """Read until the source has no more, and return the counts; the source is closed in any case.
 
@@ -375,38 +410,29 @@ class Runner:
         that has a state is made anew for that, with the state; one that has none goes on as it is.
 
         Raises:
-            SourceBusy: another process runs this source.
             SourceError: the source returned what is no list of rows, or its stored state is damaged.
             EventError: a row or a state cannot be encoded; nothing of its batch was stored.
             QueueError: the queue does not work; nothing of the last batch was stored.
             Exception: whatever the source raises.
         """
-        with self._alone():
-            self._number, self._base = self._states.load(self._name)
-            if self._restart and self._base:
-                self._store([], {})
-                self._base = {}
-            self.report.state = self._base
-            self.report.resumed = bool(self._base)
-            try:
-                self._open()
-                while (rows := self._read()) is not None:
-                    self._take(rows)
-                self._finish()
-                self.report.complete = True
-            finally:
-                self._close()
-        return self.report
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        path = self._states.path(self._name, "lock")
-        make_directory(os.path.dirname(path))
+        self._number, self._base, read = self._states.load(self._name)
+        if self._restart and (self._base or read):
+            self._store([], State(self._number + 1))
+            self._base, read = {}, False
+        self.report.state = self._base
+        if read:
+            self.report.complete = self.report.read_before = True
+            return self.report
+        self.report.resumed = bool(self._base)
         try:
-            with filelock.FileLock(path, timeout=0, mode=0o600, thread_local=False):
-                yield
-        except filelock.Timeout:
-            raise SourceBusy(f"another process runs the source {self._name} on this queue") from None
+            self._open()
+            while (rows := self._read()) is not None:
+                self._take(rows)
+            self._finish()
+            self.report.complete = True
+        finally:
+            self._close()
+        return self.report
 
     # --- the source ---------------------------------------------------------------------------------------------------
 
@@ -440,8 +466,8 @@ class Runner:
                     raise
                 wait = _WAITS[failures - 1]
                 self.report.retries += 1
-                if self._hooks.retry is not None:
-                    self._hooks.retry(error, failures, wait)
+                if self.hooks.retry is not None:
+                    self.hooks.retry(error, failures, wait)
                 self._recover(before)
                 self._sleep(wait)
 
@@ -487,7 +513,7 @@ class Runner:
         with self._lock:
             base, reported, left = self._settled(named)
             state = _effective(base, reported)
-            self._store(events, state if state != self.report.state else None)
+            self._store(events, State(self._number + 1, state) if state != self.report.state else None)
             self._base, self._reported, self._named = base, reported, left
         self.report.rows += len(events)
         self.report.batches += 1
@@ -517,14 +543,21 @@ class Runner:
             del left[name]
         return base, reported, left
 
-    def _store(self, events: list[Event], state: Mapping[str, Any] | None) -> None:
+    def _store(self, events: list[Event], state: State | None) -> None:
         """Store rows, and the state when it is another: in one transaction."""
         if state is not None:
-            events = [*events, self._states.event(self._name, self._number + 1, state)]
-        self._client.record_many(events)
+            events = [*events, self._states.event(self._name, state)]
+        while True:
+            try:
+                self._client.record_many(events)
+                break
+            except QueueFull as error:
+                hopeless = getattr(error, "hopeless", False)
+                if hopeless or self.hooks.full is None or not self.hooks.full(error):
+                    raise
         if state is not None:
-            self._number += 1
-            self.report.state = dict(state)
+            self._number = state.number
+            self.report.state = dict(state.state)
 
     def _finish(self) -> None:
         """All rows are stored: so are all states. The next run begins anew, unless it is told not to."""
@@ -532,10 +565,7 @@ class Runner:
             state = self._base
             for each in self._reported:
                 state = merge(state, each.state)
-            if not self._keep_state:
-                state = {}
-            if state != self.report.state:
-                self._store([], state)
+            self._store([], State(self._number + 1, state if self._keep_state else {}, read=True))
 
     # --- its events ---------------------------------------------------------------------------------------------------
 
@@ -553,20 +583,20 @@ class Runner:
 
     def _on_change(self, changes: Mapping[str, Any]) -> None:
         self._source.update(changes)
-        if self._hooks.change is not None:
-            self._hooks.change(dict(changes))
+        if self.hooks.change is not None:
+            self.hooks.change(dict(changes))
 
     def _on_progress(self, data: Mapping[str, Any]) -> None:
-        if self._hooks.progress is not None:
-            self._hooks.progress(data["loaded"], data["total"], data["msg"])
+        if self.hooks.progress is not None:
+            self.hooks.progress(data["loaded"], data["total"], data["msg"])
 
     def _on_event(self, name: str, data: Any) -> None:
-        if self._hooks.event is not None and name not in ("source-state", "source-change", "progress"):
-            self._hooks.event(name, data)
+        if self.hooks.event is not None and name not in ("source-state", "source-change", "progress"):
+            self.hooks.event(name, data)
 
     def _on_log(self, msgs: tuple[Any, ...]) -> None:
-        if self._hooks.log is not None:
-            self._hooks.log(msgs)
+        if self.hooks.log is not None:
+            self.hooks.log(msgs)
 
 
 def _effective(base: dict[str, Any], reported: Sequence[_Reported]) -> dict[str, Any]:
