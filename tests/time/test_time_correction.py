@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -57,6 +57,23 @@ def test_a_clock_in_1970_or_before_or_in_the_future_is_corrected_as_well(device:
     device.drain()
     assert times(device) == {number: (NOW + number, True) for number in numbers}
     assert device.server.numbers == list(numbers)
+
+
+@pytest.mark.parametrize("wrong", [-NOW, STALE, -2.0, 2.0, 3.0, 10 * YEAR])
+@pytest.mark.parametrize("every", [0.0, 10.0])
+@pytest.mark.parametrize("which", [range(5), [2]])
+def test_however_far_the_clock_was_off_and_for_however_many_events(
+    device: Device, clock: FakeClock, wrong: float, every: float, which: Sequence[int]
+) -> None:
+    for number in range(5):
+        by = wrong if number in which else 0.0
+        clock.jump_wall(by)
+        device.record(number)
+        clock.jump_wall(-by)
+        clock.advance(every)
+    ntp(clock, 0)
+    device.drain()
+    assert times(device) == {number: (NOW + number * every, number in which) for number in range(5)}
 
 
 def test_what_was_sent_before_is_sent_as_it_was_and_what_is_sent_again_is_right(

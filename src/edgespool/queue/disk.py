@@ -141,9 +141,12 @@ def _sound_events(
             return []
         if boot in offsets:  # as `_is_off` has it
             low, high = -_CLOCK_STEP - offsets[boot], _CLOCK_STEP - offsets[boot]
-            for mono, when in zip(monos, whens, strict=True):
-                if not low < mono - when * _MICROSECONDS < high:
-                    return []
+            if not (  # so it is for all, if it is for the outermost; of rows that came slowly each is looked at
+                low < min(monos) - max(whens) * _MICROSECONDS and max(monos) - min(whens) * _MICROSECONDS < high
+            ):
+                for mono, when in zip(monos, whens, strict=True):
+                    if not low < mono - when * _MICROSECONDS < high:
+                        return []
     except (TypeError, ValueError, schema.PackError):  # of another type than was ever written; an id of the user's own
         return []
     return list(map(new, repeat(StoredEvent), zip(rowids, payloads, whens, raw_ids, repeat(False))))
