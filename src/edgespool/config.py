@@ -233,8 +233,11 @@ def data_directory() -> str:
 
 def default_name() -> str:
     """Return the name of the running script, as a client's name."""
-    script = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] not in ("", "-c", "-m") else ""
-    stem = os.path.splitext(script)[0]
+    script = sys.argv[0] if sys.argv and sys.argv[0] not in ("", "-c", "-m") else ""
+    folder, file = os.path.split(script)
+    stem = os.path.splitext(file)[0]
+    if stem == "__main__":  # of a package or a folder: it is the one that has a name
+        stem = os.path.basename(os.path.abspath(folder))
     cleaned = "".join(c if c.isalnum() or c in "._-" else "-" for c in stem).lstrip(".")[:100]
     return cleaned or "default"
 

@@ -14,12 +14,13 @@ import importlib.abc
 import importlib.machinery
 import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["install", "names", "uninstall"]
+__all__ = ["install", "names", "serve_children", "uninstall"]
 
 _VENDORS = "edgespool.vendors"
 
@@ -79,6 +80,44 @@ def uninstall() -> None:
     for name, module in list(sys.modules.items()):
         if isinstance(module, _Alias):
             del sys.modules[name]
+
+
+def serve_children() -> None:
+    """Serve all names in the processes, too, that multiprocessing starts from now on; those it forks have them anyway.
+
+    A process that begins with a new interpreter imports the program's main module first of all, and with it the names.
+    Before that it unpickles what it needs to prepare itself: this is put there.
+    """
+    import multiprocessing.spawn  # here: nobody else needs it
+
+    prepare = multiprocessing.spawn.get_preparation_data
+    if isinstance(prepare, _Preparation):
+        return
+    multiprocessing.spawn.get_preparation_data = _Preparation(prepare)
+    # A fork server unpickles nothing. By default it imports the main module, for speed alone.
+    multiprocessing.set_forkserver_preload([])
+
+
+class _Preparation:
+    """Makes what a process of multiprocessing prepares itself with."""
+
+    def __init__(self, prepare: Callable[[str], dict[str, Any]]) -> None:
+        self._prepare = prepare
+
+    def __call__(self, name: str) -> dict[str, Any]:
+        return {"edgespool": _Served(), **self._prepare(name)}  # what it does not know it passes over
+
+
+class _Served:
+    """Serves all names wherever it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[[], None], tuple[()]]:
+        return _serve_here, ()
+
+
+def _serve_here() -> None:
+    install()
+    serve_children()
 
 
 def _aliases(vendor: str, served: Mapping[str, str]) -> set[str]:

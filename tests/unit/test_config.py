@@ -284,6 +284,8 @@ def test_without_any_hint_the_users_data_folder_is_taken(tmp_path: Path) -> None
         ([""], "default"),
         ([], "default"),
         (["x" * 300 + ".py"], "x" * 100),
+        (["/opt/greenhouse/__main__.py"], "greenhouse"),  # python -m greenhouse
+        (["/__main__.py"], "default"),
     ],
 )
 def test_a_client_without_a_name_is_named_after_the_script(

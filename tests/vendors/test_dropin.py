@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,110 @@ def test_a_failing_script_shows_its_own_traceback_alone(tmp_path: Path) -> None:
     assert done.stderr.count("File ") == 2
     assert "ZeroDivisionError" in done.stderr
     assert "edgespool" not in done.stderr.replace(str(tmp_path), "")
+
+
+CHILDREN = """
+import multiprocessing, sys
+from ISStreamer.Streamer import Streamer
+
+def child(depth):
+    if depth:
+        process = multiprocessing.Process(target=child, args=(depth - 1,))
+        process.start()
+        process.join()
+        sys.exit(process.exitcode)
+    print(Streamer.__module__, __name__)
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method(sys.argv[1])
+    child(2)
+"""
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_the_scripts_children_are_served_too(tmp_path: Path, method: str) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CHILDREN)
+    done = python(tmp_path, "-m", "edgespool", "run", str(script), method)
+    assert (done.returncode, done.stderr) == (0, "")
+    name = "__main__" if method == "fork" else "__mp_main__"
+    assert done.stdout.split() == ["edgespool.vendors.initialstate.api", name]
+
+
+def test_a_pool_of_processes_works_with_the_scripts_own_functions(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import multiprocessing, panoply\n"
+        "def double(n): return 2 * n\n"
+        "if __name__ == '__main__':\n"
+        "    with multiprocessing.get_context('spawn').Pool(2) as pool: print(pool.map(double, range(4)))\n"
+    )
+    done = python(tmp_path, "-m", "edgespool", "run", str(script))
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[0, 2, 4, 6]", "")
+
+
+def test_what_a_thread_pickles_after_the_scripts_end_is_still_of_main(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pickle, threading\n"
+        "class Thing: pass\n"
+        "def late():\n"
+        "    threading.main_thread().join()\n"
+        "    print(type(pickle.loads(pickle.dumps(Thing()))) is Thing)\n"
+        "threading.Thread(target=late).start()\n"
+    )
+    assert python(tmp_path, "-m", "edgespool", "run", str(script)).stdout.strip() == "True"
+
+
+SHOW = """
+import sys, ISStreamer.Streamer as s
+spec = __spec__ and (__spec__.name, __spec__.loader is __loader__)
+print(sys.argv, __name__, __file__, __package__, spec, sys.path[0], s.Streamer.__module__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "given"),
+    [("plain.py", "plain.py"), ("folder/__main__.py", "folder"), ("packed.zip", "packed.zip"),
+     ("single.py", "-m single"), ("package/__main__.py", "-m package"), ("package/sub.py", "-m package.sub")],
+)  # fmt: skip
+def test_it_runs_what_python_runs_and_as_python_does(tmp_path: Path, place: str, given: str) -> None:
+    (tmp_path / "ISStreamer").mkdir()
+    (tmp_path / "ISStreamer" / "Streamer.py").write_text("class Streamer: pass")
+    file = tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    if place.endswith(".zip"):
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("__main__.py", SHOW)
+    else:
+        file.write_text(SHOW)
+    if place.startswith("package"):
+        (file.parent / "__init__.py").touch()
+    # A zip file is no place of the original's: there it is not even found.
+    theirs = python(tmp_path, *given.split(), "x", "--json", "-m", PYTHONPATH=str(tmp_path))
+    assert theirs.returncode == 0, theirs.stderr
+    ours = python(tmp_path, "-m", "edgespool", "run", *given.split(), "x", "--json", "-m")
+    assert ours.returncode == 0, ours.stderr
+    assert ours.stdout.replace("edgespool.vendors.initialstate.api", "ISStreamer.Streamer") == theirs.stdout
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["", "none.py", "empty", "-m none", "-m none.below", "-m empty", "-m math", "-m sys", "-m .", "-m ISStreamer"],
+)
+def test_what_cannot_be_run_is_said_in_a_line(tmp_path: Path, given: str) -> None:
+    (tmp_path / "empty").mkdir()
+    done = python(tmp_path, "-m", "edgespool", "run", *given.split())
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Error: " in done.stderr
+
+
+def test_a_script_that_is_no_python_shows_where(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("a = 1\nb = = 2\n")
+    done, plain = python(tmp_path, "-m", "edgespool", "run", str(script)), python(tmp_path, str(script))
+    assert (done.returncode, done.stderr) == (1, plain.stderr)
 
 
 def test_an_import_that_is_not_served_says_what_is(tmp_path: Path) -> None:
