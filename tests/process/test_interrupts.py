@@ -53,7 +53,7 @@ def test_a_program_that_goes_on_after_interrupts_meets_no_deadlock(
     run: Run, queue_path: Path, collector: Collector, durability: str, threads: int
 ) -> None:
     dice = random.Random(threads)
-    program = run("interrupted.py", way="often", durability=durability, threads=threads, batch_size=2000)
+    program = run("interrupted.py", way="often", durability=durability, threads=threads, batch_size=2000, pause=0.002)
     program.wait_for("ready")
     for _ in range(SIGNALS):
         time.sleep(dice.uniform(0.0, 0.006))
@@ -61,7 +61,7 @@ def test_a_program_that_goes_on_after_interrupts_meets_no_deadlock(
     time.sleep(0.05)
     assert program.process.stdin is not None
     program.process.stdin.close()
-    program.wait_for("survived", timeout=30)
+    program.wait_for("survived", timeout=90)
     assert program.process.wait(30) == 0
     assert program.errors == ""
     assert len(program.said("interrupted")) > SIGNALS / 10

@@ -88,13 +88,15 @@ def test_nothing_here_can_turn_data_into_code() -> None:
     calls = {"eval", "exec", "compile", "__import__"}
     found = []
     for path in SOURCES:
+        # `edgespool run`: the script that the user names is there to be run.
+        allowed = {"exec", "compile"} if path.parts[-2:] == ("cli", "run.py") else set()
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             imported: set[str] = set()
             if isinstance(node, ast.Import):
                 imported = {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 imported = {(node.module or "").split(".")[0]}
-            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in calls:
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in calls - allowed:
                 found.append((path.name, node.func.id))
             elif isinstance(node, ast.keyword) and node.arg == "shell":
                 found.append((path.name, "shell="))

@@ -72,5 +72,5 @@ for thread in threads:
     thread.join()
 say("stored", client.record("last"))
 say("accepted", client.stats().accepted)
-client.close(20)
+client.close(80)  # a request that it does not see the end of would be sent again
 say("survived")
