@@ -14,7 +14,9 @@ from edgespool import __version__
 from edgespool.cli import app
 from edgespool.cli.exits import Exit
 
-COMMANDS = ["send", "status", "peek", "export", "purge", "doctor", "replay", "source", "collector", "run", "demo"]
+COMMANDS = [
+    "send", "deliver", "status", "peek", "export", "purge", "doctor", "replay", "source", "collector", "run", "demo",
+]  # fmt: skip
 
 
 def test_the_group_lists_every_command(cli: Cli) -> None:

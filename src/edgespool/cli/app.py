@@ -23,6 +23,7 @@ __all__ = ["edgespool", "run"]
 # name -> what `edgespool --help` says of it; the module and the command in it are called the same
 _COMMANDS = {
     "send": "Record events, from arguments or as JSON lines.",
+    "deliver": "Send what waits in a queue whose program does not run.",
     "status": "Show how a queue and its sender fare.",
     "peek": "Show the next events that wait.",
     "export": "Write the waiting events as JSON lines.",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import IO
 
@@ -13,7 +12,7 @@ from ..client import Client
 from ..errors import EventError, QueueError
 from ..event import Batch, StoredEvent
 from ..outcome import Hold, Outcome
-from ..status import StatusFile
+from . import delivery
 from .exits import Exit, epilog
 from .options import Place, command_with, place_options, warn_root
 from .output import count, drop_stdout, warn
@@ -22,7 +21,6 @@ from .parse import Duration, Moment, event_of_arguments, event_of_line
 __all__ = ["send"]
 
 _LONGEST_LINE = 16 << 20
-_SLICE = 1.0  # seconds between looks at how the delivery fares
 
 _EXAMPLES = """
 Examples:
@@ -173,24 +171,12 @@ def _lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes | None]]:
 
 def _deliver(client: Client, seconds: float, refused_before: int) -> Exit:
     """Wait until what was recorded has left the queue, and say what kept it."""
-    deadline = time.monotonic() + seconds
-    while not client.flush(max(0.0, min(_SLICE, deadline - time.monotonic()))):
-        state, why = _sender(client)
-        if state == "held" or time.monotonic() >= deadline:
-            waiting = f"{count(client.stats().pending, 'event')} on disk, to be sent later"
-            warn(f"not delivered: {why or 'the time was too short'}; {waiting}")
-            return Exit.SERVER if state in ("held", "backing off") else Exit.ATTENTION
+    result = delivery.wait(client, seconds)
+    if not result.empty:
+        delivery.say_undelivered(result, client.stats().pending)
+        return result.code
     refused = client.stats().failed - refused_before
     if refused > 0:
-        warn(f"{count(refused, 'event')} refused, kept in {client.directory}/failed (see `replay-failed`)")
+        delivery.say_refused(client, refused)
         return Exit.ATTENTION
     return Exit.OK
-
-
-def _sender(client: Client) -> tuple[str, str | None]:
-    """Return how the sender fares, this process or another, and its last error."""
-    stats = client.stats()
-    if stats.state == "standby":
-        other = StatusFile(client.directory).read()
-        return (other.state, other.last_error) if other is not None else ("standby", None)
-    return stats.state, stats.last_error

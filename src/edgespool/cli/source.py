@@ -16,6 +16,7 @@ from .. import jsontext
 from ..client import Client
 from ..config import Settings
 from ..errors import EdgespoolError, QueueError, QueueFull
+from . import delivery
 from .exits import Exit, epilog
 from .interrupts import ended_by_signals
 from .options import Command, Place, place_options, warn_root
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["source"]
 
-_SLICE = 1.0  # seconds between looks at how the delivery fares
 _OWN = "edgespool.source.own"  # where a context keeps the options that the module itself asked for
 
 _EXAMPLES = """
@@ -329,19 +329,17 @@ def _say_retry(error: Exception, number: int, seconds: float) -> None:
 
 def _deliver(client: Client, states: States, seconds: float, refused_before: int) -> Exit:
     """Wait until what was stored has left the queue, and say what keeps it."""
-    deadline = time.monotonic() + seconds
-    while not client.flush(max(0.0, min(_SLICE, deadline - time.monotonic()))):
-        stats = client.stats()
-        if stats.state == "held" or time.monotonic() >= deadline:
-            why = stats.last_error or "the time was too short"
-            rows = max(0, stats.pending - states.waiting())
-            warn(f"not delivered: {why}; {count(rows, 'row')} on disk, to be sent at the next run")
-            return Exit.SERVER if stats.state in ("held", "backing off") else Exit.ATTENTION
+    result = delivery.wait(client, seconds)
+    if not result.empty:
+        waiting = max(0, client.stats().pending - states.waiting())
+        delivery.say_undelivered(result, waiting, "row", "at the next run")
+        return result.code
     refused = client.stats().failed - refused_before
     if refused > 0:
-        warn(f"{count(refused, 'row')} refused, kept in {client.directory}/failed (see `replay-failed`)")
+        delivery.say_refused(client, refused, "row")
         return Exit.ATTENTION
     return Exit.OK
+
 
 
 @contextlib.contextmanager
