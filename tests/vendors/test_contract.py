@@ -42,12 +42,6 @@ def _an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         client.close(0)
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as made:
-        yield made
-
-
 @pytest.fixture(params=NAMES)
 def vendor(request: pytest.FixtureRequest) -> Any:
     return request.param

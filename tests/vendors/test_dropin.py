@@ -17,12 +17,6 @@ from edgespool import ConfigError, dropin
 from edgespool.testing import Collector
 
 
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as made:
-        yield made
-
-
 def python(tmp_path: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """Run Python with this very edgespool, and nothing of the user's settings."""
     clean = {n: v for n, v in os.environ.items() if not n.startswith("EDGESPOOL_") and not n.lower().endswith("_proxy")}

@@ -38,12 +38,6 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as made:
-        yield made
-
-
-@pytest.fixture
 def serve() -> Iterator[Serve]:
     """Answer every GET with a status, headers and a body; give the address."""
     servers: list[HTTPServer] = []

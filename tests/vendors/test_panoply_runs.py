@@ -65,12 +65,6 @@ class Stream(panoply.DataSource):
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as made:
-        yield made
-
-
-@pytest.fixture
 def runs(tmp_path: Path, collector: Collector) -> Runs:
     return Runs(tmp_path, collector.base_url, SOURCE)
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import hmac
+import logging
 import os
+import re
+import secrets
 import threading
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from .. import config
+from .. import config, jsontext
 from ..client import Client
+from ..errors import QueueError
+from ..files import read_bounded, write_whole
+from ..queue.view import QueueView, sender_alive
 
 __all__ = ["Device", "open_client"]
 
+_log = logging.getLogger("edgespool")
+_OWNER = "account"  # the file in a queue's directory that says whose it is
 _lock = threading.Lock()
 _accounts: dict[str, str] = {}  # queue directory -> the account whose events it takes; in memory only
 
@@ -21,8 +31,9 @@ def open_client(vendor: str, account: str, url: str | None = None, **given: Any)
     """Return a client whose queue is named after the script and the vendor, unless the settings say otherwise.
 
     A program may speak for several accounts at once. Their events must not meet in one queue: they would go out with
-    one account's credentials. The first account of a program has the plain name, so that its backlog is found again
-    after a key was changed; each further one has a name of its own, made from the account.
+    one account's credentials. The first account that a program ever had has the plain name; each further one has a name
+    of its own, made from the account. A program that has had one account only and comes with another, while nobody
+    sends for the first, is taken to have got a new key: its backlog goes out with that.
 
     Args:
         vendor: the vendor's folder; also the format's name, unless `given` holds a format.
@@ -40,9 +51,53 @@ def open_client(vendor: str, account: str, url: str | None = None, **given: Any)
         name = f"{config.default_name()[:60]}.{vendor}"
         place = os.path.join(config.data_directory(), name)
         with _lock:
-            own = _accounts.setdefault(place, account) == account
-        given["name"] = name if own else f"{name}.{_fingerprint(vendor, account)}"
+            taken = _accounts.get(place)
+            if taken == account or (taken is None and _belongs(place, vendor, account)):
+                _accounts[place] = account
+                given["name"] = name
+            else:
+                given["name"] = f"{name}.{_fingerprint(vendor, account)}"
     return Client(url, **given)
+
+
+def _belongs(place: str, vendor: str, account: str) -> bool:
+    """Whether the queue in this directory is the account's; from now on, if it is nobody's or the key was changed."""
+    path = os.path.join(place, _OWNER)
+    try:
+        owner = jsontext.loads(read_bounded(path, 1024))
+        salt, digest = bytes.fromhex(owner["salt"]), bytes.fromhex(owner["digest"])
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged
+        salt, digest = secrets.token_bytes(16), b""
+    mark = hashlib.pbkdf2_hmac("sha256", account.encode("utf-8", "surrogateescape"), salt, 10_000)
+    if hmac.compare_digest(mark, digest):
+        return True
+    if digest:
+        if _has_several(place) or sender_alive(place):
+            return False
+        _warn_of_backlog(place)
+    with contextlib.suppress(OSError):  # a full disk: then the next start says so
+        write_whole(path, jsontext.encode({"salt": salt.hex(), "digest": mark.hex()}) + b"\n")
+    return True
+
+
+def _has_several(place: str) -> bool:
+    """Whether the program whose first account has this directory has had others, too."""
+    folder, name = os.path.split(place)
+    with contextlib.suppress(OSError):
+        return any(re.fullmatch(re.escape(name) + r"\.[0-9a-f]{12}", each) for each in os.listdir(folder))
+    return False
+
+
+def _warn_of_backlog(place: str) -> None:
+    with contextlib.suppress(QueueError):
+        with QueueView(place) as view:
+            pending = view.ledger().pending
+        if pending:
+            _log.warning(
+                "%d event(s) in %s were recorded with another key; they go out with the new one. Were it another "
+                "account's: stop the program, and deliver them with `edgespool deliver` and that account's key",
+                pending, place,
+            )  # fmt: skip
 
 
 def _fingerprint(vendor: str, account: str) -> str:
