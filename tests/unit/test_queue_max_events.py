@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from unit_kit import MIB, check_ledger, drain, lease, record, records
+from unit_kit import MIB, MakeQueue, check_ledger, drain, lease, record, records
 
 from edgespool.errors import QueueFull
 from edgespool.queue import DiskQueue
@@ -17,8 +17,8 @@ from edgespool.queue import DiskQueue
 OpenQueue = Callable[..., DiskQueue]
 
 
-def test_at_drop_oldest_the_newest_stay_and_the_others_are_counted(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=10, overflow="drop_oldest")
+def test_at_drop_oldest_the_newest_stay_and_the_others_are_counted(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=10, overflow="drop_oldest")
     for number in range(35):
         queue.append([record(number)])
         assert queue.ledger().pending == min(number + 1, 10)
@@ -27,34 +27,41 @@ def test_at_drop_oldest_the_newest_stay_and_the_others_are_counted(open_queue: O
     assert drain(queue) == [str(n) for n in range(25, 35)]
 
 
-def test_at_drop_oldest_a_batch_makes_places_for_all_of_it(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=10, overflow="drop_oldest")
+def test_at_drop_oldest_a_batch_makes_places_for_all_of_it(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=10, overflow="drop_oldest")
     queue.append(records(range(8)))
     queue.append(records(range(8, 17)))
     check_ledger(queue)
     assert drain(queue) == [str(n) for n in range(7, 17)]
 
 
-def test_at_drop_oldest_the_order_of_recording_counts_across_routes(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=7, overflow="drop_oldest")
+def test_at_drop_oldest_the_order_of_recording_counts_across_routes(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=7, overflow="drop_oldest")
     for number in range(40):
         queue.append([record(number, f"r{number % 3}")])
     check_ledger(queue)
     assert sorted(map(int, drain(queue))) == list(range(33, 40))
 
 
-def test_more_at_once_than_may_ever_wait_is_refused_and_drops_nothing(open_queue: OpenQueue) -> None:
-    for overflow in ("reject", "drop_oldest", "block"):
-        queue = open_queue(max_events=3, overflow=overflow)
-        queue.append(records("ab"))
-        with pytest.raises(QueueFull, match="max_events"):
-            queue.append(records("cdef"))
-        assert drain(queue) == ["a", "b"]
-        queue.close()
+@pytest.mark.parametrize("overflow", ["reject", "drop_oldest"])
+def test_more_at_once_than_may_ever_wait_is_refused_and_drops_nothing(make_queue: MakeQueue, overflow: str) -> None:
+    queue = make_queue(max_events=3, overflow=overflow)
+    queue.append(records("ab"))
+    with pytest.raises(QueueFull, match="max_events"):
+        queue.append(records("cdef"))
+    assert drain(queue) == ["a", "b"]
 
 
-def test_what_could_never_fit_in_bytes_drops_nothing_for_the_sake_of_a_place(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=2, max_bytes=MIB, overflow="drop_oldest")
+def test_at_block_more_at_once_than_may_ever_wait_is_refused_at_once(open_queue: OpenQueue) -> None:
+    queue = open_queue(max_events=3, overflow="block")
+    queue.append(records("ab"))
+    with pytest.raises(QueueFull, match="max_events"):
+        queue.append(records("cdef"))
+    assert drain(queue) == ["a", "b"]
+
+
+def test_what_could_never_fit_in_bytes_drops_nothing_for_the_sake_of_a_place(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=2, max_bytes=MIB, overflow="drop_oldest")
     queue.append(records("ab"))
     with pytest.raises(QueueFull, match="bytes"):
         queue.append([record("huge", size=4 * MIB)])
@@ -62,8 +69,8 @@ def test_what_could_never_fit_in_bytes_drops_nothing_for_the_sake_of_a_place(ope
     assert drain(queue) == ["a", "b"]
 
 
-def test_both_limits_hold_at_once(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=30, max_bytes=MIB, overflow="drop_oldest")
+def test_both_limits_hold_at_once(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=30, max_bytes=MIB, overflow="drop_oldest")
     for number in range(200):
         queue.append([record(number, size=16_384 if number % 50 < 40 else 10)])
         assert queue.ledger().pending <= 30
@@ -72,8 +79,8 @@ def test_both_limits_hold_at_once(open_queue: OpenQueue) -> None:
     assert left == list(range(left[0], 200))
 
 
-def test_at_reject_a_full_queue_takes_again_once_there_is_a_place(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=3)
+def test_at_reject_a_full_queue_takes_again_once_there_is_a_place(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=3)
     queue.append(records("ab"))
     queue.append([record("c")])
     with pytest.raises(QueueFull, match=r"max_events \(3\).*nothing was stored"):
@@ -86,8 +93,8 @@ def test_at_reject_a_full_queue_takes_again_once_there_is_a_place(open_queue: Op
     assert drain(queue) == ["b", "c", "e"]
 
 
-def test_at_drop_newest_what_finds_no_place_is_counted(open_queue: OpenQueue) -> None:
-    queue = open_queue(max_events=2, overflow="drop_newest")
+def test_at_drop_newest_what_finds_no_place_is_counted(make_queue: MakeQueue) -> None:
+    queue = make_queue(max_events=2, overflow="drop_newest")
     for name in "abcd":
         queue.append([record(name)])
     check_ledger(queue)

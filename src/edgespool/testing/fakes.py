@@ -16,6 +16,7 @@ the same tests. This module knows no test framework, no SQLite and no HTTP.
 
 from __future__ import annotations
 
+import sys
 import threading
 import uuid
 from collections import deque
@@ -170,17 +171,28 @@ class MemoryQueue:
 
     Args:
         max_bytes: the budget; an event counts its payload and `OVERHEAD` bytes.
-        overflow: what `append` does at the budget's end: ``"reject"`` raises QueueFull, ``"drop_oldest"`` and
+        max_events: how many events may wait; None: as many as there is room for.
+        overflow: what `append` does at either limit: ``"reject"`` raises QueueFull, ``"drop_oldest"`` and
             ``"drop_newest"`` drop and count.
         clock: the clocks that ages are counted by.
     """
 
     OVERHEAD = 72  # bytes that an event counts beside its payload
 
-    def __init__(self, *, max_bytes: int = 1 << 30, overflow: str = "reject", clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        max_bytes: int = 1 << 30,
+        max_events: int | None = None,
+        overflow: str = "reject",
+        clock: Clock | None = None,
+    ) -> None:
         if overflow not in ("reject", "drop_oldest", "drop_newest"):
             raise ValueError(f"overflow: one of reject, drop_oldest, drop_newest is needed, not {overflow!r}")
+        if max_events is not None and max_events < 1:
+            raise ValueError(f"max_events: at least 1 is needed, not {max_events!r}")
         self.max_bytes = max_bytes
+        self.max_events = max_events
         self.overflow = overflow
         #: Called with the number of records after each append; a worker listens here.
         self.on_append: Callable[[int], None] | None = None
@@ -197,15 +209,17 @@ class MemoryQueue:
         """Store the records, all or none.
 
         Raises:
-            QueueFull: the budget is used up (overflow "reject"), or they would never fit into it.
+            QueueFull: a limit is reached (overflow "reject"), or they would never fit into it.
             QueueClosed: the queue was closed.
         """
         with self._lock:
             self._use()
             need = sum(map(self._cost, records))
-            if self.overflow == "drop_oldest" and need <= self.max_bytes:
-                self._drop_oldest(need)
-            if self._used + need <= self.max_bytes:
+            most = self.max_events if self.max_events is not None else sys.maxsize
+            if self.overflow == "drop_oldest" and need <= self.max_bytes and len(records) <= most:
+                self._drop_oldest(need, most - len(records))
+            waiting = sum(len(route.rows) for route in self._routes.values())
+            if self._used + need <= self.max_bytes and waiting + len(records) <= most:
                 for record in records:
                     self._accepted += 1
                     rows = self._routes.setdefault(record.route, _Route()).rows
@@ -214,13 +228,16 @@ class MemoryQueue:
             elif self.overflow == "drop_newest":
                 self._accepted += len(records)
                 self._count("dropped:overflow", len(records))
-            else:
+            elif self._used + need > self.max_bytes:
                 raise QueueFull(f"the queue has reached its budget of {self.max_bytes} bytes; nothing was stored")
+            else:
+                raise QueueFull(f"the queue holds as many events as max_events ({most}) allows; nothing was stored")
         if self.on_append is not None:
             self.on_append(len(records))
 
-    def _drop_oldest(self, need: int) -> None:
-        while self._used + need > self.max_bytes:
+    def _drop_oldest(self, need: int, most: int) -> None:
+        """Drop until there is room for so many bytes, and no more than `most` events are left."""
+        while self._used + need > self.max_bytes or sum(len(each.rows) for each in self._routes.values()) > most:
             route = min((each for each in self._routes.values() if each.rows), key=lambda each: next(iter(each.rows)))
             self._remove(route, next(iter(route.rows)))
             self._count("dropped:overflow", 1)
