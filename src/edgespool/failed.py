@@ -23,7 +23,7 @@ from .errors import FailedFileError
 from .event import Batch, StoredEvent
 from .files import make_directory, read_bounded, sync_directory, write_whole
 
-__all__ = ["SCHEMA", "FailedFiles", "FailedPayload", "Restore", "public_url", "read", "retire", "rewrite"]
+__all__ = ["LARGEST", "SCHEMA", "FailedFiles", "FailedPayload", "Restore", "public_url", "read", "retire", "rewrite"]
 
 SCHEMA = 1
 
@@ -188,7 +188,7 @@ def _stamp(seconds: float) -> str:
     return f"{moment:%Y%m%dT%H%M%S}.{moment.microsecond:06d}Z"
 
 
-_LARGEST = 64 << 20  # bytes; decoded it takes several times as much memory, and the devices are small
+LARGEST = 64 << 20  #: bytes of a file that is read; decoded it takes several times as much, and the devices are small
 _LATEST = 253_402_300_800  # seconds from 1970 to the year 10000, where calendars end
 
 
@@ -199,9 +199,9 @@ def read(path: str) -> FailedPayload:
         FailedFileError: it cannot be read, or is none of these; the message says where.
     """
     try:
-        raw = read_bounded(path, _LARGEST)
-        if len(raw) > _LARGEST:
-            raise FailedFileError(f"{path}: larger than {_LARGEST >> 20} MiB; split it first")
+        raw = read_bounded(path, LARGEST)
+        if len(raw) > LARGEST:
+            raise FailedFileError(f"{path}: larger than {LARGEST >> 20} MiB; split it first")
     except OSError as error:
         raise FailedFileError(f"{path} cannot be read: {error}") from error
     try:

@@ -210,7 +210,10 @@ def _queue(directory: str) -> Iterator[Finding]:
         else:
             yield _problem("queue", f"there is no queue file in {directory}", "record something, or name another queue")
         return
-    again = "start the program: it sets the damaged file aside and saves every readable event. Then check the disk"
+    again = (
+        "start the program, or: doctor --repair. Either sets the damaged file aside and saves every readable event. "
+        "Then check the disk"
+    )
     try:
         with QueueView(directory) as view:
             check = view.check()
@@ -228,7 +231,7 @@ def _queue(directory: str) -> Iterator[Finding]:
     else:
         yield _ok("queue", f"the queue file is sound; {count(check.rows, 'event')} waiting")
     if check.damaged:
-        advice = "nothing to do: they go to the folder quarantine when their turn comes. Check the disk"
+        advice = "they go to the folder quarantine when their turn comes, or now by doctor --repair. Check the disk"
         yield _problem("events", f"{count(check.damaged, 'waiting event')} do not fit their checksum", advice)
     else:
         yield _ok("events", f"{count(check.rows, 'checksum')} right")
@@ -278,7 +281,8 @@ def _failed_files(directory: str) -> Iterator[Finding]:
             broken += 1
     if broken:
         text = f"{count(broken, 'failed payload file')} cannot be read"
-        yield _problem("failed files", text, "`replay-failed --dry-run` says which and why; mend or remove them")
+        advice = "`replay-failed --dry-run` says which and why; mend them, or: doctor --repair"
+        yield _problem("failed files", text, advice)
     if events:
         text = f"{count(events, 'refused event')} in {count(len(paths), 'file')}" + (f": {reason}" if reason else "")
         yield _problem("failed files", text, "once the cause is mended: replay-failed")
@@ -297,7 +301,11 @@ def _leftovers(directory: str) -> Iterator[Finding]:
     temporary = [*_ending(directory), *_ending(os.path.join(directory, "failed"))]
     if temporary:
         text = f"{count(len(temporary), 'unfinished temporary file')}, such as {temporary[0]}"
-        yield _note("leftovers", text, "left by a crash; nothing needs them, delete them when no program is running")
+        yield _note("leftovers", text, "left by a crash; nothing needs them. doctor --repair sets them aside")
+    aside = _inside(directory, "set-aside")
+    if aside:
+        text = f"what `doctor --repair` has set aside {count(len(aside), 'time')} is in {directory}/set-aside"
+        yield _note("leftovers", text, "look at it, and delete it when you like")
     replayed = _inside(directory, "replayed")
     if replayed:
         text = f"{count(len(replayed), 'replayed file')} kept in {directory}/replayed"
