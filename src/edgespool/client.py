@@ -408,7 +408,7 @@ class Client:
     def stats(self) -> Stats:
         """Return the counts and the state.
 
-        While the disk cannot be read the counts are the last known ones, and the state is "unavailable".
+        While the disk takes nothing, or cannot be read, the state is "unavailable"; the counts are the last known ones.
 
         Raises:
             QueueError: the queue cannot be read and was not before, or the client is closed.
@@ -423,6 +423,8 @@ class Client:
                 raise
             ledger = self._counts
             state = replace(state, name="unavailable", last_error=str(error))
+        if self._queue.unusable:
+            state = replace(state, name="unavailable", last_error=self._queue.trouble)
         age: float | None = None
         if oldest is not None:
             when, known = oldest

@@ -13,6 +13,7 @@ from cli_kit import Cli, damage, eventually, fail, record, snapshot
 
 from edgespool import Client
 from edgespool.cli import checks
+from edgespool.cli import mounts as mounts_module
 from edgespool.cli.exits import Exit
 from edgespool.testing import Collector
 
@@ -168,7 +169,7 @@ def test_filesystems(
     def opened(path: str, *args: object, **kwargs: object) -> object:
         return open(mounts if path == "/proc/self/mounts" else path, encoding="utf-8")
 
-    monkeypatch.setattr(checks, "open", opened, raising=False)
+    monkeypatch.setattr(mounts_module, "open", opened, raising=False)
     (finding,) = checks._filesystem(str(home))
     assert finding.level == level
     assert said in finding.text + finding.advice

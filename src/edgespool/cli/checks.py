@@ -18,6 +18,7 @@ from ..errors import ConfigError, FailedFileError, QueueDamaged, QueueError, Que
 from ..failed import FailedFiles
 from ..queue.view import SQLITE_NEEDED, SQLITE_VERSION, QueueView, disk_bytes, sender_alive
 from ..status import StatusFile
+from .mounts import mount_of, read_only
 from .output import bytes_text, count, moment, seconds_text
 
 __all__ = ["Finding", "examine"]
@@ -140,7 +141,7 @@ def _permissions(directory: str) -> Iterator[Finding]:
     if wrong:
         text = f"{count(len(wrong), 'file')} belong to another user than the directory, such as {wrong[0]}"
         yield _problem("permissions", text, f"sudo chown -R {info.st_uid}:{info.st_gid} {directory}")
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK) and not read_only(directory):
         advice = f"run as user {info.st_uid}, or change the owner of {directory}"
         yield _problem("permissions", f"this user may not write in {directory}", advice)
     elif info.st_mode & 0o077:
@@ -150,11 +151,11 @@ def _permissions(directory: str) -> Iterator[Finding]:
 
 
 def _filesystem(directory: str) -> Iterator[Finding]:
-    mount = _mount_of(directory)
+    mount = mount_of(directory)
     if mount is None:
         return
-    kind, options, point = mount
-    if "ro" in options.split(","):
+    kind, _, point = mount
+    if read_only(directory):
         advice = "look for disk errors in `dmesg`, then: sudo mount -o remount,rw " + point
         yield _problem("filesystem", f"{point} ({kind}) is mounted read-only", advice)
     elif kind in _NETWORK or kind.startswith("fuse.sshfs"):
@@ -167,23 +168,6 @@ def _filesystem(directory: str) -> Iterator[Finding]:
         yield _note("filesystem", f"{point} is {kind}, which a power cut can damage", "ext4 or f2fs is safer")
     else:
         yield _ok("filesystem", f"{kind} at {point}")
-
-
-def _mount_of(directory: str) -> tuple[str, str, str] | None:
-    """Return kind, options and mount point of the filesystem that holds a directory; None where nobody says (Linux)."""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return None
-    path = os.path.realpath(directory)
-    best: tuple[str, str, str] | None = None
-    for _, raw, kind, options, *_ in lines:
-        point = raw.replace("\\040", " ").replace("\\134", "\\")
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and (best is None or len(point) >= len(best[2])):
-            best = kind, options, point
-    return best
 
 
 def _space(directory: str, settings: Settings | None) -> Iterator[Finding]:

@@ -12,6 +12,7 @@ from ..failed import FailedFiles
 from ..queue.view import QueueView, disk_bytes, sender_alive
 from ..status import StatusFile
 from .exits import Exit, epilog
+from .mounts import read_only
 from .options import Place, command_with, json_option, place_options
 from .output import bytes_text, count, json_line, moment, say, seconds_text, table, terminal, visible
 from .parse import Duration
@@ -61,6 +62,9 @@ def status(watch: float | None, place: Place, as_json: bool) -> int:
         time.sleep(max(0.1, watch))
 
 
+_READ_ONLY = "; the disk is mounted READ-ONLY, nothing is recorded or sent (see `edgespool doctor`)"
+
+
 def gather(directory: str) -> dict[str, Any]:
     """Return all that is known of a queue as JSON values, times in seconds; raises QueueError."""
     alive = sender_alive(directory)
@@ -89,6 +93,7 @@ def gather(directory: str) -> dict[str, Any]:
         "pending": ledger.pending,
         "oldest_age": age,
         "bytes_on_disk": disk_bytes(directory),
+        "read_only": read_only(directory),
         "sender": sender,
         "failed_files": len(FailedFiles(directory).paths()),
         "replayed_files": _entries(directory, "replayed"),
@@ -107,7 +112,7 @@ def _entries(directory: str, folder: str) -> int:
 def _code(found: dict[str, Any]) -> Exit:
     if found["sender"]["state"] in ("held", "backing off"):
         return Exit.SERVER
-    trouble = found["failed_files"] or found["quarantine_files"] or found["damaged_folders"]
+    trouble = found["read_only"] or found["failed_files"] or found["quarantine_files"] or found["damaged_folders"]
     return Exit.ATTENTION if trouble else Exit.OK
 
 
@@ -137,7 +142,7 @@ def _text(found: dict[str, Any]) -> str:
         ("failed", f"{found['failed']:,}" + _files(found["failed_files"])),
         ("dropped", ", ".join(f"{number:,} {why}" for why, number in sorted(dropped.items())) or "0"),
         ("waiting", f"{found['pending']:,}" + (f", the oldest for {seconds_text(age)}" if age is not None else "")),
-        ("on disk", bytes_text(found["bytes_on_disk"])),
+        ("on disk", bytes_text(found["bytes_on_disk"]) + (_READ_ONLY if found["read_only"] else "")),
         ("sender", _sender_words(sender)),
     ]
     if sender.get("last_error"):

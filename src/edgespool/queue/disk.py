@@ -308,7 +308,14 @@ class DiskQueue(PersistQueueMethods):
     @property
     def trouble(self) -> str | None:
         """What the disk last would not do; None once it does."""
-        return self._store.trouble
+        error = self._store.trouble
+        return None if error is None else str(error)
+
+    @property
+    def unusable(self) -> bool:
+        """Whether that was more than want of room: the disk took nothing at all."""
+        error = self._store.trouble
+        return error is not None and not isinstance(error, QueueFull)
 
     # --- append -------------------------------------------------------------------------------------------------
 

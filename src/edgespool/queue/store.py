@@ -93,7 +93,7 @@ class Store:
         self.flush_failed: str | None = None
         self._mend_at = 0.0
         #: What the disk last would not do; None once it has done something.
-        self.trouble: str | None = None
+        self.trouble: QueueError | None = None  # what the disk last would not do
         #: What the salvage found that made this file; None for a file that never was damaged.
         self.salvaged: salvage.Report | None = None
         self._unsaved: QueueError | None = None  # why the last salvage failed
@@ -336,7 +336,7 @@ class Store:
 
     def _noted(self, error: QueueError) -> QueueError:
         if not isinstance(error, schema.RowTaken):
-            self.trouble = str(error)
+            self.trouble = error
         return error
 
     def _take_lock(self) -> None:
@@ -638,7 +638,7 @@ class Store:
             self.flush_failed = str(error)
             self._mend_at = monotonic() + _TRY_AGAIN
             raise self._unflushed() from error
-        self.flush_failed = None
+        self.flush_failed = self.trouble = None
         self.unsynced = False
 
     def _unflushed(self) -> QueueError:
