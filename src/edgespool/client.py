@@ -324,7 +324,7 @@ class Client:
         delivery works: a program may call it after every reading, in an outage as well.
 
         Args:
-            timeout: seconds to wait at most; 0: not at all.
+            timeout: seconds to wait at most; 0: not at all, and calls that come fast share a request, ten a second.
 
         Raises:
             QueueClosed: the client is closed.
@@ -337,7 +337,7 @@ class Client:
             self._worker.start()
         workers = [client._worker for client in list(_clients) if client._directory == self._directory]
         for worker in workers:
-            worker.drain()
+            worker.drain(awaited=timeout > 0)
         while timeout > 0:
             oldest = self._queue.oldest_sequence()
             if oldest is None or oldest > target:
