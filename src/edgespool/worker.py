@@ -152,7 +152,7 @@ class Worker:
         # The number of the newest event that was there when the draining began. What is newer waits for its own
         # interval: else a program that goes on recording would be served in requests of a few events each.
         self._goal: int | None = None  # None: it has not begun
-        self._short = False  # whether what was settled last may have been the end of the draining
+        self._settled = False  # whether anything was since it was last asked whether the draining ends
         self._drain_due: float | None = None  # when to begin, as `drain` was asked for
         self._drained_at = -_DRAIN_PAUSE  # when it last began
         self._hurry = False  # somebody called flush
@@ -221,7 +221,6 @@ class Worker:
         elif self._fresh >= self._policy.batch_size and not self._draining:
             with self._lock:
                 self._draining = self._poked = True
-                self._goal = None
                 self._wake.notify()
 
     def hurry(self) -> None:
@@ -336,9 +335,9 @@ class Worker:
             return min(self._down_due - now, _IDLE_POLL)
         if now < self._next_allowed:
             return self._next_allowed - now
-        if self._short:
-            self._short = False
-            self._end_drain(now)
+        if self._settled:
+            self._settled = False
+            self._end_drain()
         if not self._due(now):
             self._begun = False
             self._quietly_maintain(True)
@@ -388,7 +387,7 @@ class Worker:
             if self._goal is not None:  # else somebody has asked for more meanwhile
                 self._goal = accepted
 
-    def _end_drain(self, now: float) -> None:
+    def _end_drain(self) -> None:
         """When all has gone that the draining is for, have what came later wait for its own interval."""
         goal = self._goal
         oldest = self._queue.oldest_sequence()
@@ -399,8 +398,6 @@ class Worker:
                 return  # somebody has asked for more meanwhile
             self._draining = self._hurry = False
             self._goal = None
-            if self._fresh_since is None:
-                self._fresh_since = now  # another process has recorded them
         self._tell_progress()
 
     def _enough(self) -> bool:
@@ -642,7 +639,7 @@ class Worker:
             self._complain(f"acknowledging: {error}", error)
         if len(batch) < self._policy.batch_size:  # not at each step of a long drain: who waits would slow it
             self._tell_progress()
-            self._short = True
+        self._settled = True
 
     def _tell_progress(self) -> None:
         with self._progress_lock:
