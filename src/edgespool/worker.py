@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .errors import EdgespoolError, FailedFileError, QueueClosed, QueueError
+from .errors import EdgespoolError, FailedFileError, QueueClosed, QueueError, QueueUnavailable
 from .event import Batch
 from .interfaces import Clock, Destination, Queue
 from .outcome import Action, Backoff, Decision, Hold, Outcome, Retry, TooLarge, decide
@@ -98,6 +98,7 @@ class Worker:
         network: a mark of the ways out of this machine; when it changes during an outage, one probe is sent at once.
         on_state: called with each new state.
         ready: says whether what waits is enough to begin sending; a flush does not ask. None: it always is.
+        refusal: says why the queue takes no events; None while it does.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Worker:
         network: Callable[[], frozenset[str]] = frozenset,
         on_state: Callable[[State], None] | None = None,
         ready: Callable[[], bool] | None = None,
+        refusal: Callable[[], str | None] | None = None,
     ) -> None:
         self._queue = queue
         self._destination = destination
@@ -128,6 +130,7 @@ class Worker:
         self._network = network
         self._on_state = on_state
         self._ready = ready
+        self._refusal = refusal
         self.state = State()
         self.sending = election is None  # whether this process is the sender
         self.on_end: Callable[[], None] | None = None  # called by the thread when it ends
@@ -152,6 +155,7 @@ class Worker:
         self._paused = False
         self._poked = False  # something happened since the last step began
         self._stop = False
+        self._aside = False  # the disk would not do; nothing is sent until it does
         self._routes: dict[str, _Route] = {}
         self._down_attempt = 0
         self._down_due = 0.0
@@ -279,9 +283,12 @@ class Worker:
 
     def _stand_aside(self, error: Exception, pause: float) -> None:
         """Say what is wrong, and hold on to no file meanwhile: it would keep the disk from being mounted anew."""
-        no_disk = isinstance(error, (QueueError, OSError))
+        no_disk = self._aside = isinstance(error, (QueueError, OSError))
         name = "unavailable" if no_disk else "backing off"
         self._set_state(name, self._clock.monotonic() + pause, f"{type(error).__name__}: {error}")
+        with self._lock:  # or whoever hurries would have it tried again without a pause
+            self._draining = self._draining or self._hurry
+            self._hurry = False
         if no_disk and self._election is not None:
             self._election.release()
             self.sending = False
@@ -302,6 +309,9 @@ class Worker:
                 self._hurry = False
                 return _STANDBY_POLL
             self._draining = self._draining or not before
+        if self._aside:
+            self._queue.maintain(False)
+            self._aside = False
         now = self._clock.monotonic()
         if self._policy.max_age is not None and now >= self._next_expire:
             self._next_expire = now + 1.0
@@ -606,7 +616,7 @@ class Worker:
     def _quietly_maintain(self, idle: bool) -> None:
         try:
             self._queue.maintain(idle)
-        except QueueClosed:
+        except (QueueClosed, QueueUnavailable):
             raise
         except QueueError as error:
             self._complain(f"housekeeping: {error}", error)
@@ -615,6 +625,9 @@ class Worker:
 
     def _set_state(self, name: str, due: float | None = None, fault: str | None = None) -> None:
         held = tuple(sorted(route for route, each in self._routes.items() if each.held))
+        refusal = self._refusal() if self._refusal is not None else None
+        if refusal is not None and name not in ("unavailable", "stopped"):
+            name, fault = "unavailable", refusal
         state = State(name, fault or self._last_error, due, held)
         if state != self.state:
             self.state = state

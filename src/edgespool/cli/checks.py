@@ -18,6 +18,7 @@ from ..errors import ConfigError, FailedFileError, QueueDamaged, QueueError, Que
 from ..failed import FailedFiles
 from ..queue.view import SQLITE_NEEDED, SQLITE_VERSION, QueueView, disk_bytes, sender_alive
 from ..status import StatusFile
+from .mounts import mount_of, read_only
 from .output import bytes_text, count, moment, seconds_text
 
 __all__ = ["Finding", "examine"]
@@ -150,13 +151,16 @@ def _permissions(directory: str) -> Iterator[Finding]:
 
 
 def _filesystem(directory: str) -> Iterator[Finding]:
-    mount = _mount_of(directory)
+    mount = mount_of(directory)
     if mount is None:
         return
-    kind, options, point = mount
-    if "ro" in options.split(","):
-        advice = "look for disk errors in `dmesg`, then: sudo mount -o remount,rw " + point
-        yield _problem("filesystem", f"{point} ({kind}) is mounted read-only", advice)
+    kind, _, point = mount
+    if mount.read_only:
+        advice = (
+            f"look for disk errors in `dmesg`, then: sudo mount -o remount,rw {point}; or unmount it, check it with "
+            "fsck, and mount it again. Running programs go on by themselves"
+        )
+        yield _problem("filesystem", f"{point} ({kind}) is read-only: nothing can be recorded or acknowledged", advice)
     elif kind in _NETWORK or kind.startswith("fuse.sshfs"):
         advice = "put the queue on a disk of this device: over a network it can be damaged"
         yield _problem("filesystem", f"{point} is a network filesystem ({kind})", advice)
@@ -167,23 +171,6 @@ def _filesystem(directory: str) -> Iterator[Finding]:
         yield _note("filesystem", f"{point} is {kind}, which a power cut can damage", "ext4 or f2fs is safer")
     else:
         yield _ok("filesystem", f"{kind} at {point}")
-
-
-def _mount_of(directory: str) -> tuple[str, str, str] | None:
-    """Return kind, options and mount point of the filesystem that holds a directory; None where nobody says (Linux)."""
-    try:
-        with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line.split() for line in file]
-    except OSError:
-        return None
-    path = os.path.realpath(directory)
-    best: tuple[str, str, str] | None = None
-    for _, raw, kind, options, *_ in lines:
-        point = raw.replace("\\040", " ").replace("\\134", "\\")
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and (best is None or len(point) >= len(best[2])):
-            best = kind, options, point
-    return best
 
 
 def _space(directory: str, settings: Settings | None) -> Iterator[Finding]:
@@ -252,8 +239,14 @@ def _sender(directory: str) -> Iterator[Finding]:
     alive, told = sender_alive(directory), StatusFile(directory).read()
     if alive is None:
         yield _note("sender", "this user may not see whether a sender is running")
+    elif not alive and read_only(directory):
+        yield _note("sender", "no process can send while the disk is read-only", "mend that first")
     elif not alive:
         yield _note("sender", "no process is sending now", "start the program that does")
+    elif told is not None and told.state == "unavailable":
+        since = seconds_text(time.time() - told.since)
+        text = f"the disk has refused process {told.pid} for {since}: {told.last_error or 'no reason known'}"
+        yield _problem("sender", text, "look at the kernel's log (`dmesg`) for errors of that disk, and replace it")
     elif told is not None and told.state in ("held", "backing off"):
         since = seconds_text(time.time() - told.since)
         mend = "mend what the server complains of (key, address, account)" if told.state == "held" else "is it up?"

@@ -12,6 +12,7 @@ from ..failed import FailedFiles
 from ..queue.view import QueueView, disk_bytes, sender_alive
 from ..status import StatusFile
 from .exits import Exit, epilog
+from .mounts import read_only
 from .options import Place, command_with, json_option, place_options
 from .output import bytes_text, count, json_line, moment, say, seconds_text, table, terminal, visible
 from .parse import Duration
@@ -23,7 +24,7 @@ __all__ = ["gather", "status"]
     cls=command_with(watch="2"),
     epilog=epilog(
         {
-            Exit.ATTENTION: "there are failed payload files, or events were damaged",
+            Exit.ATTENTION: "there are failed payload files, events were damaged, or the disk takes no events",
             Exit.SERVER: "the sender is held, or cannot reach the server",
         }
     ),
@@ -69,6 +70,9 @@ def gather(directory: str) -> dict[str, Any]:
         ledger, age = view.ledger(), view.oldest_age()
     now = time.time()
     state = "unknown" if alive is None else "none" if not alive else told.state if told is not None else "starting"
+    no_writes = read_only(directory)
+    if no_writes and state == "none":
+        state = "unavailable"  # the sender has let go of the lock, and cannot say so
     sender: dict[str, Any] = {"running": alive, "state": state}
     if told is not None:
         due = told.next_attempt_at
@@ -94,6 +98,7 @@ def gather(directory: str) -> dict[str, Any]:
         "replayed_files": _entries(directory, "replayed"),
         "quarantine_files": _entries(directory, "quarantine"),
         "damaged_folders": _entries(directory, "damaged"),
+        "read_only": no_writes,
     }
 
 
@@ -107,6 +112,8 @@ def _entries(directory: str, folder: str) -> int:
 def _code(found: dict[str, Any]) -> Exit:
     if found["sender"]["state"] in ("held", "backing off"):
         return Exit.SERVER
+    if found["read_only"] or found["sender"]["state"] == "unavailable":
+        return Exit.ATTENTION
     trouble = found["failed_files"] or found["quarantine_files"] or found["damaged_folders"]
     return Exit.ATTENTION if trouble else Exit.OK
 
@@ -117,6 +124,7 @@ def _sender_words(sender: dict[str, Any]) -> str:
         "ok": "running",
         "unknown": "unknown (this user may not look)",
         "starting": "running, has said nothing yet",
+        "unavailable": "waits for the disk",
     }
     text: str = words.get(sender["state"], sender["state"])
     if sender["running"] and "pid" in sender:
@@ -140,6 +148,8 @@ def _text(found: dict[str, Any]) -> str:
         ("on disk", bytes_text(found["bytes_on_disk"])),
         ("sender", _sender_words(sender)),
     ]
+    if found["read_only"]:
+        rows.append(("disk", "read-only: nothing can be recorded or acknowledged (see `edgespool doctor`)"))
     if sender.get("last_error"):
         rows.append(("last error", sender["last_error"]))
     if any(sender.get("held", ())):

@@ -310,6 +310,12 @@ class DiskQueue(PersistQueueMethods):
         """What the disk last would not do; None once it does."""
         return self._store.trouble
 
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can be stored, or acknowledged, until the disk works again; None while it does."""
+        store = self._store
+        return (store.trouble or store.flush_failed) if store.sick or store.flush_failed else None
+
     # --- append -------------------------------------------------------------------------------------------------
 
     def append(self, records: Sequence[Record]) -> None:
@@ -1204,9 +1210,24 @@ class DiskQueue(PersistQueueMethods):
         return self._clock.time(), int(self._clock.monotonic() * _MICROSECONDS)
 
     def maintain(self, idle: bool) -> None:
-        """Do a bounded piece of housekeeping; raises QueueError when the disk will not have it."""
+        """Do a bounded piece of housekeeping; see `edgespool.interfaces.Queue`.
+
+        Raises:
+            QueueUnavailable: the disk takes no writes at all.
+            QueueError: it will not have this piece.
+        """
+        try:
+            self._maintain(idle)
+        except QueueUnavailable as error:
+            if self._store.sick:
+                raise
+            self._once(error)  # what is there can be delivered all the same
+
+    def _maintain(self, idle: bool) -> None:
         if self._owed:
             self._settle_owed()
+        if self._store.sick:
+            self._touch_session("ack")  # to see whether it does again
         now = _time.monotonic()
         if now >= self._next_check:
             self._next_check = now + 5.0
@@ -1226,6 +1247,8 @@ class DiskQueue(PersistQueueMethods):
         if now - self._last_touch >= 60:
             self._last_touch = now
             self._touch_session("ack")
+            if self._store.flush_failed:
+                self._store.sync()  # else only the next append would notice that the disk has recovered
             self._put_ballast_back()
         elif not self._ballast.size:
             self._put_ballast_back()
@@ -1313,11 +1336,15 @@ class DiskQueue(PersistQueueMethods):
         try:
             action()
         except QueueError as error:
-            if self._complaint != str(error):  # once, not at each try
-                self._complaint = str(error)
-                _log.warning("%s", error)
+            self._once(error)
         else:
             self._complaint = None
+
+    def _once(self, error: QueueError) -> None:
+        """Log what went wrong in the background, but not at each try."""
+        if self._complaint != str(error):
+            self._complaint = str(error)
+            _log.warning("%s", error)
 
     # --- forks --------------------------------------------------------------------------------------------------
 
