@@ -22,7 +22,7 @@ from faults_kit import check_file, environment
 from edgespool import Client
 from edgespool.testing import Collector
 
-PROGRAM = Path(__file__).parent / "programs" / "recorder.py"
+PROGRAM = Path(__file__).parent / "programs" / "counting.py"
 EVENTS = 12
 _HEX = r"((?:\\x[0-9a-f]{2})*)"
 _CALL = re.compile(rf'^\d+ +(\w+)\(\d+<{_HEX}>(?:, "{_HEX}")?(?:, .*?(\d+))?\) += (-?\d+)')
