@@ -131,7 +131,7 @@ class Worker:
         self._on_state = on_state
         self._ready = ready
         self._refusal = refusal
-        self.state = State()
+        self.state = self._told = State()
         self.sending = election is None  # whether this process is the sender
         self.on_end: Callable[[], None] | None = None  # called by the thread when it ends
         self._last_error: str | None = None
@@ -208,7 +208,7 @@ class Worker:
         """Say that so many events were appended."""
         # Without the lock: a wake-up that is missed by a hair is made good by the next poll.
         self._fresh += count
-        if self._fresh_since is None:
+        if self._fresh_since is None or self._aside:  # the disk has just taken one: it works again
             with self._lock:
                 self._fresh_since = self._clock.monotonic()
                 self._poked = True
@@ -625,12 +625,12 @@ class Worker:
 
     def _set_state(self, name: str, due: float | None = None, fault: str | None = None) -> None:
         held = tuple(sorted(route for route, each in self._routes.items() if each.held))
+        self.state = state = State(name, fault or self._last_error, due, held)
         refusal = self._refusal() if self._refusal is not None else None
         if refusal is not None and name not in ("unavailable", "stopped"):
-            name, fault = "unavailable", refusal
-        state = State(name, fault or self._last_error, due, held)
-        if state != self.state:
-            self.state = state
+            state = State("unavailable", refusal, due, held)  # delivery goes on, but nothing can be recorded
+        if state != self._told:
+            self._told = state
             self._call(self._on_state, state)
 
     def _complain(self, key: str, error: BaseException, text: str | None = None) -> None:

@@ -141,7 +141,7 @@ def _permissions(directory: str) -> Iterator[Finding]:
     if wrong:
         text = f"{count(len(wrong), 'file')} belong to another user than the directory, such as {wrong[0]}"
         yield _problem("permissions", text, f"sudo chown -R {info.st_uid}:{info.st_gid} {directory}")
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK) and not read_only(directory):
         advice = f"run as user {info.st_uid}, or change the owner of {directory}"
         yield _problem("permissions", f"this user may not write in {directory}", advice)
     elif info.st_mode & 0o077:
@@ -160,7 +160,7 @@ def _filesystem(directory: str) -> Iterator[Finding]:
             f"look for disk errors in `dmesg`, then: sudo mount -o remount,rw {point}; or unmount it, check it with "
             "fsck, and mount it again. Running programs go on by themselves"
         )
-        yield _problem("filesystem", f"{point} ({kind}) is read-only: nothing can be recorded or acknowledged", advice)
+        yield _problem("filesystem", f"{point} ({kind}) is mounted read-only: nothing can be recorded or sent", advice)
     elif kind in _NETWORK or kind.startswith("fuse.sshfs"):
         advice = "put the queue on a disk of this device: over a network it can be damaged"
         yield _problem("filesystem", f"{point} is a network filesystem ({kind})", advice)

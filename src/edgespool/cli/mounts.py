@@ -44,4 +44,9 @@ def mount_of(directory: str) -> Mount | None:
 def read_only(directory: str) -> bool:
     """Whether the filesystem that holds a directory takes no writes, as far as anybody says."""
     mount = mount_of(directory)
-    return mount is not None and mount.read_only
+    if mount is not None and mount.read_only:
+        return True
+    try:
+        return bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except (OSError, AttributeError):  # AttributeError: Windows
+        return False

@@ -149,7 +149,7 @@ def _text(found: dict[str, Any]) -> str:
         ("sender", _sender_words(sender)),
     ]
     if found["read_only"]:
-        rows.append(("disk", "read-only: nothing can be recorded or acknowledged (see `edgespool doctor`)"))
+        rows.append(("disk", "mounted READ-ONLY: nothing can be recorded or sent (see `edgespool doctor`)"))
     if sender.get("last_error"):
         rows.append(("last error", sender["last_error"]))
     if any(sender.get("held", ())):

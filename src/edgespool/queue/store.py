@@ -665,7 +665,7 @@ class Store:
             self._mend_at = monotonic() + _TRY_AGAIN
             self.sick = self.sick or error.errno == errno.EROFS
             raise self._unflushed() from error
-        self.flush_failed = None
+        self.flush_failed = self.trouble = None
         self.unsynced = False
 
     def _unflushed(self) -> QueueError:
