@@ -1020,9 +1020,9 @@ class DiskQueue(PersistQueueMethods):
 
         It takes a second for some hundred megabytes.
 
-        A damaged file is set aside whole, with all sound rows read back into a fresh one (see `salvaged`); rows whose
-        checksum fails go to a quarantine file, and are counted as ``dropped:damaged``. Other processes may be at work
-        on the queue meanwhile.
+        A file that is damaged, or whose ledger does not fit its rows, is set aside whole, with all sound rows read back
+        into a fresh one (see `salvaged`); rows whose checksum fails go to a quarantine file, and are counted as
+        ``dropped:damaged``. Other processes may be at work on the queue meanwhile.
 
         Raises:
             QueueError: the queue does not work.
@@ -1046,6 +1046,21 @@ class DiskQueue(PersistQueueMethods):
             if bad:
                 damaged += len(bad)
                 self._set_aside(bad)
+
+        def counted(connection: sqlite3.Connection) -> tuple[int, int, int]:
+            connection.execute("BEGIN")
+            try:
+                counts = schema.counts(connection)
+                there = connection.execute(f"SELECT count(*) FROM {schema.TABLE}").fetchone()[0]
+                waiting = schema.last_sequence(connection) - sum(counts.values()) + counts.get("seq", 0)
+                return there, waiting, self._store.generation
+            finally:
+                connection.execute("ROLLBACK")
+
+        there, waiting, generation = self._store.read(counted)
+        if there != waiting:
+            why = QueueDamaged(f"the ledger says that {waiting} events are waiting, and there are {there}")
+            self._store.recover(why, generation)
         return damaged - len(self._unplaced)
 
     def _check_place(self, connection: sqlite3.Connection, rowids: Sequence[int]) -> None:
