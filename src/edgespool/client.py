@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import config, destinations
 from .clock import SystemClock
 from .config import Settings
-from .errors import ConfigError, EdgespoolError, EventError, QueueClosed, QueueError
+from .errors import ConfigError, EdgespoolError, EventError, QueueClosed, QueueError, QueueUnavailable
 from .event import Batch, Event, Record, new_ids, next_id
 from .failed import FailedFiles, public_url
 from .formats import create as create_format
@@ -144,6 +144,7 @@ class Client:
             network=routes_fingerprint,
             on_state=self._publish,
             ready=self._enough if self.settings.min_events > 1 else None,
+            refusal=lambda: self._queue.refusal,
         )
         self._queue.on_append = self._appended
         self._encode = self._format.encode
@@ -307,7 +308,7 @@ class Client:
     def flush(self, timeout: float = 10.0) -> bool:
         """Send what was recorded before this call, at once; return whether all of it left the queue in time.
 
-        While the client is paused it sends nothing.
+        While the client is paused it sends nothing; while the disk cannot be used, nothing can be known to have left.
 
         Args:
             timeout: seconds to wait at most.
@@ -315,15 +316,18 @@ class Client:
         Raises:
             QueueClosed: the client is closed.
         """
-        target = self._queue.ledger().accepted
+        target: int | None = None
         deadline = time.monotonic() + timeout
         if self._wanted:
             self._worker.start()
         asked = 0.0
         while True:
-            oldest = self._queue.oldest_sequence()
-            if oldest is None or oldest > target:
-                return True
+            with contextlib.suppress(QueueUnavailable):  # it may pass in time
+                if target is None:
+                    target = self._queue.ledger().accepted
+                oldest = self._queue.oldest_sequence()
+                if oldest is None or oldest > target:
+                    return True
             now = time.monotonic()
             if now >= deadline or not self._worker.running or self._worker.paused:
                 return False
@@ -346,7 +350,10 @@ class Client:
         """
         if self._report is not None:
             raise QueueClosed("the client is closed")
-        target = self._queue.ledger().accepted if timeout > 0 else 0
+        try:
+            target = self._queue.ledger().accepted if timeout > 0 else 0
+        except QueueUnavailable:
+            timeout = target = 0
         deadline = time.monotonic() + timeout
         if self._wanted:
             self._worker.start()
@@ -354,7 +361,10 @@ class Client:
         for worker in workers:
             worker.drain(awaited=timeout > 0)
         while timeout > 0:
-            oldest = self._queue.oldest_sequence()
+            try:
+                oldest = self._queue.oldest_sequence()
+            except QueueUnavailable:
+                return False
             if oldest is None or oldest > target:
                 return True
             # Another client of this program may be the one that sends.
@@ -374,10 +384,14 @@ class Client:
         with self._closing:
             if self._report is not None:
                 return self._report
-            pending = 0
+            ended = self._wind_up(timeout)
+            counts = self._counts
             try:
-                ended = self._wind_up(timeout)
-                pending = self._queue.ledger().pending
+                counts = self._queue.ledger()
+            except QueueError as error:
+                _log.warning("closing: %s", error)
+                counts = self._look() or counts
+            try:
                 if not ended:
                     # In the middle of a request. Its thread closes the queue when it is done, so that a yes that is
                     # under way is still acknowledged; should the program end first, the events are sent again.
@@ -386,7 +400,7 @@ class Client:
                     self._queue.close()
             except QueueError as error:
                 _log.warning("closing: %s", error)
-            self._report = CloseReport(self._worker.delivered, pending)
+            self._report = CloseReport(self._worker.delivered, counts.pending if counts is not None else 0)
             _clients.discard(self)
             return self._report
 
@@ -423,7 +437,8 @@ class Client:
     def stats(self) -> Stats:
         """Return the counts and the state.
 
-        While the disk takes nothing, or cannot be read, the state is "unavailable"; the counts are the last known ones.
+        While the disk takes no events the state is "unavailable"; while it cannot even be read the counts are the last
+        known ones.
 
         Raises:
             QueueError: the queue cannot be read and was not before, or the client is closed.
@@ -434,16 +449,18 @@ class Client:
             ledger = self._counts = self._queue.ledger()
             oldest = self._queue.oldest()
         except QueueError as error:
-            if self._counts is None or isinstance(error, QueueClosed):
+            known = None if isinstance(error, QueueClosed) else self._look() or self._counts
+            if known is None:
                 raise
-            ledger = self._counts
+            ledger = self._counts = known
             state = replace(state, name="unavailable", last_error=str(error))
-        if self._queue.unusable:
-            state = replace(state, name="unavailable", last_error=self._queue.trouble)
+        else:
+            if (refusal := self._queue.refusal) is not None:
+                state = replace(state, name="unavailable", last_error=refusal)
         age: float | None = None
         if oldest is not None:
-            when, known = oldest
-            age = max(0.0, known if known is not None else self._clock.time() - when)
+            when, since = oldest
+            age = max(0.0, since if since is not None else self._clock.time() - when)
         salvaged = self._queue.salvaged
         return Stats(
             ledger.accepted,
@@ -461,6 +478,16 @@ class Client:
                 "kept": salvaged.kept, "lost": salvaged.lost, "again": salvaged.again, "unknown": salvaged.unknown
             } if salvaged else None,
         )
+
+    def _look(self) -> Ledger | None:
+        """Return the counts of a queue that cannot be opened, as on a read-only disk; None if not even that can be."""
+        from .queue.view import QueueView
+
+        try:
+            with QueueView(self._directory, self._clock, timeout=1.0) as view:
+                return view.ledger()
+        except QueueError:
+            return None
 
     @property
     def directory(self) -> str:

@@ -202,7 +202,12 @@ class Queue(Protocol):
         ...
 
     def maintain(self, idle: bool) -> None:
-        """Do a bounded piece of housekeeping; `idle` when no event is waiting to be sent."""
+        """Do a bounded piece of housekeeping; `idle` when no event is waiting to be sent.
+
+        Raises:
+            QueueUnavailable: the disk takes no writes, so that nothing could be acknowledged: nothing should be sent
+                until this succeeds.
+        """
         ...
 
     def close(self) -> None:

@@ -32,8 +32,8 @@ class Stats:
     #: Age of the oldest waiting event in seconds, by a clock that does not jump where possible; None: nothing waits.
     oldest_age: float | None = None
     bytes_on_disk: int = 0
-    #: idle, sending, backing off, held, paused, standby (another process sends), unavailable (the disk cannot be
-    #: read or written; `last_error` says why), stopped
+    #: idle, sending, backing off, held, paused, standby (another process sends), unavailable (the disk takes no
+    #: events, or cannot be read; `last_error` says why), stopped
     state: str = "stopped"
     #: Routes that wait for a person, with state "held".
     held: tuple[str, ...] = ()

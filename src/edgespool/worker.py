@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .errors import EdgespoolError, FailedFileError, QueueClosed, QueueError
+from .errors import EdgespoolError, FailedFileError, QueueClosed, QueueError, QueueUnavailable
 from .event import Batch
 from .interfaces import Clock, Destination, Queue
 from .outcome import Action, Backoff, Decision, Hold, Outcome, Retry, TooLarge, decide
@@ -100,6 +100,7 @@ class Worker:
         network: a mark of the ways out of this machine; when it changes during an outage, one probe is sent at once.
         on_state: called with each new state.
         ready: says whether what waits is enough to begin sending; a flush does not ask. None: it always is.
+        refusal: says why the queue takes no events; None while it does.
     """
 
     def __init__(
@@ -117,6 +118,7 @@ class Worker:
         network: Callable[[], frozenset[str]] = frozenset,
         on_state: Callable[[State], None] | None = None,
         ready: Callable[[], bool] | None = None,
+        refusal: Callable[[], str | None] | None = None,
     ) -> None:
         self._queue = queue
         self._destination = destination
@@ -130,7 +132,8 @@ class Worker:
         self._network = network
         self._on_state = on_state
         self._ready = ready
-        self.state = State()
+        self._refusal = refusal
+        self.state = self._told = State()
         self.sending = election is None  # whether this process is the sender
         self.on_end: Callable[[], None] | None = None  # called by the thread when it ends
         self._last_error: str | None = None
@@ -160,6 +163,7 @@ class Worker:
         self._paused = False
         self._poked = False  # something happened since the last step began
         self._stop = False
+        self._aside = False  # the disk would not do; nothing is sent until it does
         self._routes: dict[str, _Route] = {}
         self._down_attempt = 0
         self._down_due = 0.0
@@ -213,7 +217,7 @@ class Worker:
         """Say that so many events were appended."""
         # Without the lock: a wake-up that is missed by a hair is made good by the next poll.
         self._fresh += count
-        if self._fresh_since is None:
+        if self._fresh_since is None or self._aside:  # the disk has just taken one: it works again
             with self._lock:
                 self._fresh_since = self._clock.monotonic()
                 self._poked = True
@@ -300,9 +304,12 @@ class Worker:
 
     def _stand_aside(self, error: Exception, pause: float) -> None:
         """Say what is wrong, and hold on to no file meanwhile: it would keep the disk from being mounted anew."""
-        no_disk = isinstance(error, (QueueError, OSError))
+        no_disk = self._aside = isinstance(error, (QueueError, OSError))
         name = "unavailable" if no_disk else "backing off"
         self._set_state(name, self._clock.monotonic() + pause, f"{type(error).__name__}: {error}")
+        with self._lock:  # or whoever hurries would have it tried again without a pause
+            self._draining = self._draining or self._hurry
+            self._hurry = False
         if no_disk and self._election is not None:
             self._election.release()
             self.sending = False
@@ -324,6 +331,9 @@ class Worker:
                 return _STANDBY_POLL
             if not before:
                 self._draining, self._goal = True, None
+        if self._aside:
+            self._queue.maintain(False)
+            self._aside = False
         now = self._clock.monotonic()
         if self._policy.max_age is not None and now >= self._next_expire:
             self._next_expire = now + 1.0
@@ -657,7 +667,7 @@ class Worker:
     def _quietly_maintain(self, idle: bool) -> None:
         try:
             self._queue.maintain(idle)
-        except QueueClosed:
+        except (QueueClosed, QueueUnavailable):
             raise
         except QueueError as error:
             self._complain(f"housekeeping: {error}", error)
@@ -666,9 +676,12 @@ class Worker:
 
     def _set_state(self, name: str, due: float | None = None, fault: str | None = None) -> None:
         held = tuple(sorted(route for route, each in self._routes.items() if each.held))
-        state = State(name, fault or self._last_error, due, held)
-        if state != self.state:
-            self.state = state
+        self.state = state = State(name, fault or self._last_error, due, held)
+        refusal = self._refusal() if self._refusal is not None else None
+        if refusal is not None and name not in ("unavailable", "stopped"):
+            state = State("unavailable", refusal, due, held)  # delivery goes on, but nothing can be recorded
+        if state != self._told:
+            self._told = state
             self._call(self._on_state, state)
 
     def _complain(self, key: str, error: BaseException, text: str | None = None) -> None:

@@ -12,8 +12,7 @@ import pytest
 from cli_kit import Cli, damage, eventually, fail, record, snapshot
 
 from edgespool import Client
-from edgespool.cli import checks
-from edgespool.cli import mounts as mounts_module
+from edgespool.cli import checks, mounts
 from edgespool.cli.exits import Exit
 from edgespool.testing import Collector
 
@@ -155,6 +154,7 @@ def test_a_held_sender(cli: Cli, home: Path, collector: Collector) -> None:
         ("//server/x {} cifs rw 0 0", "problem", "network"),
         ("tmpfs {} tmpfs rw,nosuid 0 0", "note", "restart"),
         ("/dev/mmcblk0p2 {} ext4 ro,noatime 0 0", "problem", "read-only"),
+        ("/dev/mmcblk0p2 {} ext4 rw,noatime,emergency_ro 0 0", "problem", "read-only"),
         ("/dev/sda1 {} vfat rw 0 0", "note", "power cut"),
         ("/dev/mmcblk0p2 {} ext4 rw,noatime 0 0", "ok", "ext4"),
     ],
@@ -163,13 +163,13 @@ def test_filesystems(
     home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, line: str, level: str, said: str
 ) -> None:
     home.mkdir()
-    mounts = tmp_path / "mounts"
-    mounts.write_text("/dev/root / xfs rw 0 0\n" + line.format(home) + "\n", encoding="utf-8")
+    table = tmp_path / "mounts"
+    table.write_text("/dev/root / xfs rw 0 0\n" + line.format(home) + "\n", encoding="utf-8")
 
     def opened(path: str, *args: object, **kwargs: object) -> object:
-        return open(mounts if path == "/proc/self/mounts" else path, encoding="utf-8")
+        return open(table if path == "/proc/self/mounts" else path, encoding="utf-8")
 
-    monkeypatch.setattr(mounts_module, "open", opened, raising=False)
+    monkeypatch.setattr(mounts, "open", opened, raising=False)
     (finding,) = checks._filesystem(str(home))
     assert finding.level == level
     assert said in finding.text + finding.advice

@@ -60,6 +60,7 @@ def test_a_damaged_page_is_found_and_the_file_set_aside_whole(cli: Cli, home: Pa
         check = view.check()
     assert not check.problems
     assert 1900 < check.rows < 2000
+    assert f"1 time: {check.rows:,} events read back, {2000 - check.rows} lost; the old files" in left["leftovers"]
     with Client(collector.url, path=str(home / "q")) as client:
         assert client.flush(20)
     assert set(collector.ids()) < set(ids)
@@ -75,6 +76,27 @@ def test_damage_that_no_event_shows_is_found_as_well(cli: Cli, home: Path) -> No
     (step,), _ = repaired(cli)
     assert step["what"] == "the damaged queue file"
     assert step["saved"].startswith("5 events read back, 0 lost")
+
+
+def test_a_ledger_that_does_not_add_up_is_counted_anew_and_the_file_kept(cli: Cli, home: Path) -> None:
+    record(home / "q", 20)
+    connection = sqlite3.connect(home / "q" / "queue.db")
+    connection.execute("DELETE FROM ack_queue_default WHERE _id IN (3, 4)")
+    connection.commit()
+    connection.close()
+    assert "doctor --repair" in cli("doctor").out
+    (step,), left = repaired(cli)
+    assert step["saved"] == "18 events read back, 2 lost"
+    assert set(left) == {"leftovers"}
+    assert (Path(step["where"]) / "queue.db").exists()
+    queue = DiskQueue(home / "q")
+    try:
+        ledger = queue.ledger()
+        assert (ledger.accepted, ledger.pending, dict(ledger.dropped)) == (20, 18, {"damaged": 2})
+        assert queue.count_rows() == 18
+    finally:
+        queue.close()
+    assert repaired(cli)[0] == [], "once is enough"
 
 
 def test_what_was_no_database_is_replaced(cli: Cli, home: Path) -> None:
@@ -117,6 +139,7 @@ def test_damaged_events_go_to_the_quarantine_and_are_counted(cli: Cli, home: Pat
     assert (step["what"], step["where"]) == ("4 damaged events", str(home / "q" / "quarantine"))
     assert os.listdir(home / "q" / "quarantine")
     assert set(left) == {"leftovers"}
+    assert "4 damaged events in 3 files in" in left["leftovers"]
     queue = DiskQueue(home / "q")
     try:
         ledger = queue.ledger()

@@ -126,6 +126,11 @@ class Disk:
         assert self.image is not None
         _run("mount", "-o", "loop", str(self.image), str(self.path))
 
+    def turn_read_only(self) -> None:
+        """Have ext4 end all writing, as it does by itself after an error of the disk (mount option `abort`)."""
+        os.sync()
+        _run("mount", "-o", "remount,abort", str(self.path))
+
     def unmount(self) -> None:
         """Unmount, which fails while anybody has a file open there; the loop device goes with it."""
         _run("umount", str(self.path))

@@ -16,6 +16,8 @@ from ..clock import SystemClock
 from ..config import Settings, config_file
 from ..errors import ConfigError, FailedFileError, QueueDamaged, QueueError, QueueVersionError
 from ..failed import FailedFiles
+from ..queue import salvage
+from ..queue.quarantine import quarantined
 from ..queue.view import SQLITE_NEEDED, SQLITE_VERSION, QueueView, disk_bytes, sender_alive
 from ..status import StatusFile
 from .mounts import mount_of, read_only
@@ -155,9 +157,12 @@ def _filesystem(directory: str) -> Iterator[Finding]:
     if mount is None:
         return
     kind, _, point = mount
-    if read_only(directory):
-        advice = "look for disk errors in `dmesg`, then: sudo mount -o remount,rw " + point
-        yield _problem("filesystem", f"{point} ({kind}) is mounted read-only", advice)
+    if mount.read_only:
+        advice = (
+            f"look for disk errors in `dmesg`, then: sudo mount -o remount,rw {point}; or unmount it, check it with "
+            "fsck, and mount it again. Running programs go on by themselves"
+        )
+        yield _problem("filesystem", f"{point} ({kind}) is mounted read-only: nothing can be recorded or sent", advice)
     elif kind in _NETWORK or kind.startswith("fuse.sshfs"):
         advice = "put the queue on a disk of this device: over a network it can be damaged"
         yield _problem("filesystem", f"{point} is a network filesystem ({kind})", advice)
@@ -190,7 +195,8 @@ def _space(directory: str, settings: Settings | None) -> Iterator[Finding]:
 def _queue(directory: str) -> Iterator[Finding]:
     if not os.path.exists(os.path.join(directory, "queue.db")):
         if os.path.exists(os.path.join(directory, "queue.db.salvaged")):
-            yield _problem("queue", "a repair was cut short", "start the program: it completes the repair by itself")
+            advice = "start the program, or: doctor --repair. Either completes it"
+            yield _problem("queue", "a repair was cut short", advice)
         else:
             yield _problem("queue", f"there is no queue file in {directory}", "record something, or name another queue")
         return
@@ -229,18 +235,25 @@ def _queue(directory: str) -> Iterator[Finding]:
         yield _ok("ledger", equation)
     else:
         text = f"the ledger does not add up: {equation}"
-        yield _problem("ledger", text, "something else than edgespool wrote to the file; keep a copy, and report it")
+        advice = "something other than edgespool wrote to the file. doctor --repair keeps it aside, and counts anew"
+        yield _problem("ledger", text, advice)
 
 
 def _sender(directory: str) -> Iterator[Finding]:
     alive, told = sender_alive(directory), StatusFile(directory).read()
     if alive is None:
         yield _note("sender", "this user may not see whether a sender is running")
+    elif not alive and read_only(directory):
+        yield _note("sender", "no process can send while the disk is read-only", "mend that first")
     elif not alive:
         yield _note("sender", "no process is sending now", "start the program that does")
+    elif told is not None and told.state == "unavailable":
+        since = seconds_text(time.time() - told.since)
+        text = f"the disk has refused process {told.pid} for {since}: {told.last_error or 'no reason known'}"
+        yield _problem("sender", text, "look at the kernel's log (`dmesg`) for errors of that disk, and replace it")
     elif told is not None and told.state in ("held", "backing off"):
         since = seconds_text(time.time() - told.since)
-        mend = "mend what the server complains of (key, address, account)" if told.state == "held" else "is it up?"
+        mend = "mend what the server complains of (key, address, account)." if told.state == "held" else "is it up?"
         text = f"process {told.pid} has been {told.state} for {since}: {told.last_error or 'no reason known'}"
         yield _problem("sender", text, f"{mend} Nothing is lost meanwhile")
     else:
@@ -277,10 +290,16 @@ def _failed_files(directory: str) -> Iterator[Finding]:
 def _leftovers(directory: str) -> Iterator[Finding]:
     quarantine, damaged = _inside(directory, "quarantine"), _inside(directory, "damaged")
     if damaged:
-        text = f"the queue file was damaged {count(len(damaged), 'time')}; the old files are in {directory}/damaged"
+        text = (
+            f"the queue file was damaged {count(len(damaged), 'time')}{_salvaged(directory)}; the old files are in "
+            f"{directory}/damaged"
+        )
         yield _problem("leftovers", text, "its events were saved; check the disk or card, then delete that folder")
     if quarantine:
-        text = f"{count(len(quarantine), 'file')} of damaged events in {directory}/quarantine"
+        text = (
+            f"{count(quarantined(directory), 'damaged event')} in {count(len(quarantine), 'file')} in "
+            f"{directory}/quarantine"
+        )
         yield _problem("leftovers", text, "look at them, check the disk or card, then delete them")
     temporary = [*_ending(directory), *_ending(os.path.join(directory, "failed"))]
     if temporary:
@@ -296,6 +315,19 @@ def _leftovers(directory: str) -> Iterator[Finding]:
         yield _note("leftovers", text, "delete them when you like")
     if not (quarantine or damaged or temporary):
         yield _ok("leftovers", "none")
+
+
+def _salvaged(directory: str) -> str:
+    """Return what was found each time, added up."""
+    reports = salvage.reports(directory)
+    if not reports:
+        return ""
+    again, unknown = sum(each.again for each in reports), sum(each.unknown for each in reports)
+    return (
+        f": {count(sum(each.kept for each in reports), 'event')} read back, {sum(each.lost for each in reports):,} lost"
+        + (f", {again:,} perhaps sent again" if again else "")
+        + (f", {unknown:,} unaccounted for since the ledger was lost" if unknown else "")
+    )
 
 
 def _names(folder: str, takes: Callable[[str], bool]) -> list[str]:

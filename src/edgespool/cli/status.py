@@ -24,7 +24,7 @@ __all__ = ["gather", "status"]
     cls=command_with(watch="2"),
     epilog=epilog(
         {
-            Exit.ATTENTION: "there are failed payload files, or events were damaged",
+            Exit.ATTENTION: "there are failed payload files, events were damaged, or the disk takes no events",
             Exit.SERVER: "the sender is held, or cannot reach the server",
         }
     ),
@@ -62,9 +62,6 @@ def status(watch: float | None, place: Place, as_json: bool) -> int:
         time.sleep(max(0.1, watch))
 
 
-_READ_ONLY = "; the disk is mounted READ-ONLY, nothing is recorded or sent (see `edgespool doctor`)"
-
-
 def gather(directory: str) -> dict[str, Any]:
     """Return all that is known of a queue as JSON values, times in seconds; raises QueueError."""
     alive = sender_alive(directory)
@@ -73,6 +70,9 @@ def gather(directory: str) -> dict[str, Any]:
         ledger, age = view.ledger(), view.oldest_age()
     now = time.time()
     state = "unknown" if alive is None else "none" if not alive else told.state if told is not None else "starting"
+    no_writes = read_only(directory)
+    if no_writes and state == "none":
+        state = "unavailable"  # the sender has let go of the lock, and cannot say so
     sender: dict[str, Any] = {"running": alive, "state": state}
     if told is not None:
         due = told.next_attempt_at
@@ -93,12 +93,12 @@ def gather(directory: str) -> dict[str, Any]:
         "pending": ledger.pending,
         "oldest_age": age,
         "bytes_on_disk": disk_bytes(directory),
-        "read_only": read_only(directory),
         "sender": sender,
         "failed_files": len(FailedFiles(directory).paths()),
         "replayed_files": _entries(directory, "replayed"),
         "quarantine_files": _entries(directory, "quarantine"),
         "damaged_folders": _entries(directory, "damaged"),
+        "read_only": no_writes,
     }
 
 
@@ -112,7 +112,9 @@ def _entries(directory: str, folder: str) -> int:
 def _code(found: dict[str, Any]) -> Exit:
     if found["sender"]["state"] in ("held", "backing off"):
         return Exit.SERVER
-    trouble = found["read_only"] or found["failed_files"] or found["quarantine_files"] or found["damaged_folders"]
+    if found["read_only"] or found["sender"]["state"] == "unavailable":
+        return Exit.ATTENTION
+    trouble = found["failed_files"] or found["quarantine_files"] or found["damaged_folders"]
     return Exit.ATTENTION if trouble else Exit.OK
 
 
@@ -122,6 +124,7 @@ def _sender_words(sender: dict[str, Any]) -> str:
         "ok": "running",
         "unknown": "unknown (this user may not look)",
         "starting": "running, has said nothing yet",
+        "unavailable": "waits for the disk",
     }
     text: str = words.get(sender["state"], sender["state"])
     if sender["running"] and "pid" in sender:
@@ -142,9 +145,11 @@ def _text(found: dict[str, Any]) -> str:
         ("failed", f"{found['failed']:,}" + _files(found["failed_files"])),
         ("dropped", ", ".join(f"{number:,} {why}" for why, number in sorted(dropped.items())) or "0"),
         ("waiting", f"{found['pending']:,}" + (f", the oldest for {seconds_text(age)}" if age is not None else "")),
-        ("on disk", bytes_text(found["bytes_on_disk"]) + (_READ_ONLY if found["read_only"] else "")),
+        ("on disk", bytes_text(found["bytes_on_disk"])),
         ("sender", _sender_words(sender)),
     ]
+    if found["read_only"]:
+        rows.append(("disk", "mounted READ-ONLY: nothing can be recorded or sent (see `edgespool doctor`)"))
     if sender.get("last_error"):
         rows.append(("last error", sender["last_error"]))
     if any(sender.get("held", ())):

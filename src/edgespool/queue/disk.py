@@ -308,14 +308,13 @@ class DiskQueue(PersistQueueMethods):
     @property
     def trouble(self) -> str | None:
         """What the disk last would not do; None once it does."""
-        error = self._store.trouble
-        return None if error is None else str(error)
+        return self._store.trouble
 
     @property
-    def unusable(self) -> bool:
-        """Whether that was more than want of room: the disk took nothing at all."""
-        error = self._store.trouble
-        return error is not None and not isinstance(error, QueueFull)
+    def refusal(self) -> str | None:
+        """Why nothing can be stored, or acknowledged, until the disk works again; None while it does."""
+        store = self._store
+        return (store.trouble or store.flush_failed) if store.sick or store.flush_failed else None
 
     # --- append -------------------------------------------------------------------------------------------------
 
@@ -1034,9 +1033,9 @@ class DiskQueue(PersistQueueMethods):
 
         It takes a second for some hundred megabytes.
 
-        A damaged file is set aside whole, with all sound rows read back into a fresh one (see `salvaged`); rows whose
-        checksum fails go to a quarantine file, and are counted as ``dropped:damaged``. Other processes may be at work
-        on the queue meanwhile.
+        A file that is damaged, or whose ledger does not fit its rows, is set aside whole, with all sound rows read back
+        into a fresh one (see `salvaged`); rows whose checksum fails go to a quarantine file, and are counted as
+        ``dropped:damaged``. Other processes may be at work on the queue meanwhile.
 
         Raises:
             QueueError: the queue does not work.
@@ -1060,6 +1059,21 @@ class DiskQueue(PersistQueueMethods):
             if bad:
                 damaged += len(bad)
                 self._set_aside(bad)
+
+        def counted(connection: sqlite3.Connection) -> tuple[int, int, int]:
+            connection.execute("BEGIN")
+            try:
+                counts = schema.counts(connection)
+                there = connection.execute(f"SELECT count(*) FROM {schema.TABLE}").fetchone()[0]
+                waiting = schema.last_sequence(connection) - sum(counts.values()) + counts.get("seq", 0)
+                return there, waiting, self._store.generation
+            finally:
+                connection.execute("ROLLBACK")
+
+        there, waiting, generation = self._store.read(counted)
+        if there != waiting:
+            why = QueueDamaged(f"the ledger says that {waiting} events are waiting, and there are {there}")
+            self._store.recover(why, generation)
         return damaged - len(self._unplaced)
 
     def _check_place(self, connection: sqlite3.Connection, rowids: Sequence[int]) -> None:
@@ -1224,9 +1238,24 @@ class DiskQueue(PersistQueueMethods):
         return self._clock.time(), int(self._clock.monotonic() * _MICROSECONDS)
 
     def maintain(self, idle: bool) -> None:
-        """Do a bounded piece of housekeeping; raises QueueError when the disk will not have it."""
+        """Do a bounded piece of housekeeping; see `edgespool.interfaces.Queue`.
+
+        Raises:
+            QueueUnavailable: the disk takes no writes at all.
+            QueueError: it will not have this piece.
+        """
+        try:
+            self._maintain(idle)
+        except QueueUnavailable as error:
+            if self._store.sick:
+                raise
+            self._once(error)  # what is there can be delivered all the same
+
+    def _maintain(self, idle: bool) -> None:
         if self._owed:
             self._settle_owed()
+        if self._store.sick:
+            self._touch_session("ack")  # to see whether it does again
         now = _time.monotonic()
         if now >= self._next_check:
             self._next_check = now + 5.0
@@ -1246,6 +1275,8 @@ class DiskQueue(PersistQueueMethods):
         if now - self._last_touch >= 60:
             self._last_touch = now
             self._touch_session("ack")
+            if self._store.flush_failed:
+                self._store.sync()  # else only the next append would notice that the disk has recovered
             self._put_ballast_back()
         elif not self._ballast.size:
             self._put_ballast_back()
@@ -1333,11 +1364,15 @@ class DiskQueue(PersistQueueMethods):
         try:
             action()
         except QueueError as error:
-            if self._complaint != str(error):  # once, not at each try
-                self._complaint = str(error)
-                _log.warning("%s", error)
+            self._once(error)
         else:
             self._complaint = None
+
+    def _once(self, error: QueueError) -> None:
+        """Log what went wrong in the background, but not at each try."""
+        if self._complaint != str(error):
+            self._complaint = str(error)
+            _log.warning("%s", error)
 
     # --- forks --------------------------------------------------------------------------------------------------
 

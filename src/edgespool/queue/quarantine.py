@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from ..files import write_whole
+from .. import jsontext
+from ..files import read_bounded, write_whole
 
-__all__ = ["Quarantine"]
+__all__ = ["Quarantine", "quarantined"]
 
+_LARGEST = 64 << 20  # bytes of a file that is read to count its rows
 _COLUMNS = ("_id", "data", "timestamp", "event_id", "session", "mono", "crc")
 
 
@@ -32,6 +35,21 @@ class Quarantine:
         }
         write_whole(path, json.dumps(document, indent=1).encode())
         return path
+
+
+def quarantined(directory: str) -> int:
+    """Return how many rows a queue's quarantine files hold, as far as these can be read."""
+    folder = os.path.join(directory, "quarantine")
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return 0
+    found = 0
+    for name in names:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            rows = jsontext.loads(read_bounded(os.path.join(folder, name), _LARGEST))["rows"]
+            found += len(rows) if isinstance(rows, list) else 0
+    return found
 
 
 def _plain(value: Any) -> Any:

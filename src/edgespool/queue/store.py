@@ -93,7 +93,10 @@ class Store:
         self.flush_failed: str | None = None
         self._mend_at = 0.0
         #: What the disk last would not do; None once it has done something.
-        self.trouble: QueueError | None = None  # what the disk last would not do
+        self.trouble: str | None = None
+        #: Whether the disk takes no writes at all, as when it was mounted read-only; until one succeeds. Meanwhile no
+        #: file is kept open from one call to the next: that would keep the disk from being mounted anew.
+        self.sick = False
         #: What the salvage found that made this file; None for a file that never was damaged.
         self.salvaged: salvage.Report | None = None
         self._unsaved: QueueError | None = None  # why the last salvage failed
@@ -336,7 +339,7 @@ class Store:
 
     def _noted(self, error: QueueError) -> QueueError:
         if not isinstance(error, schema.RowTaken):
-            self.trouble = error
+            self.trouble = str(error)
         return error
 
     def _take_lock(self) -> None:
@@ -415,6 +418,7 @@ class Store:
                         committing = True
                         connection.execute("COMMIT")
                 self.unsynced = which == "ack" or not self.flushes
+                self.sick = False
                 if not self.flush_failed:
                     self.trouble = None
                 return result
@@ -423,10 +427,21 @@ class Store:
                 raise
             finally:
                 self.leave()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            self._judge(error)
+            if self.sick:
+                with self._reading:
+                    self._let_go()
+            if isinstance(error, OSError):
+                raise self._os_error(error) from error
             raise self._failure(error, committing=committing) from error
-        except OSError as error:
-            raise self._os_error(error) from error
+
+    def _judge(self, error: sqlite3.Error | OSError) -> None:
+        """Tell a disk that takes no writes at all from one that is full, or that failed at one of them."""
+        if isinstance(error, OSError):
+            self.sick = error.errno not in (errno.ENOSPC, errno.EDQUOT)
+        elif (kind := schema.kind_of(error)) in ("readonly", "open", "full"):
+            self.sick = kind != "full"
 
     def enter(self) -> None:
         """Take the write lock, and make sure that the connections are open on the file at our path; gate held.
@@ -534,6 +549,17 @@ class Store:
         Raises:
             QueueUnavailable, QueueDamaged, QueueClosed: see `edgespool.errors`.
         """
+        if not self.sick:
+            return self._read(work)
+        with self.gate:
+            try:
+                return self._read(work)
+            finally:
+                if self.sick:
+                    with self._reading:
+                        self._let_go()
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         for attempt in (1, 2):
             error: sqlite3.Error | None = None
             with self._reading:
@@ -648,6 +674,7 @@ class Store:
         except OSError as error:
             self.flush_failed = str(error)
             self._mend_at = monotonic() + _TRY_AGAIN
+            self.sick = self.sick or error.errno == errno.EROFS
             raise self._unflushed() from error
         self.flush_failed = self.trouble = None
         self.unsynced = False
