@@ -187,7 +187,22 @@ class Client:
 
     def record_event(self, event: Event) -> str:
         """Store an event with a time, id or route of your own, durably, and return its id; raises as `record`."""
-        return self.record_many((event,))[0]
+        if not isinstance(event, Event):
+            return self.record_many((event,))[0]
+        raw: bytes | str
+        raw, text = next_id()
+        if event.id is not None:
+            raw = text = event.id
+        clock = self._clock
+        now, mono = clock.time(), int(clock.monotonic() * _MICROSECONDS)
+        when = event.epoch()
+        given = when is not None
+        moment = now if when is None else when
+        payload = self._encode(event.name, event.data, text, moment)
+        if len(payload) > self._largest:
+            raise self._too_large(payload)
+        self._queue.append((cast("Record", (payload, raw, moment, mono, event.route, given)),))
+        return text
 
     def record_many(self, events: Iterable[Event | tuple[str, Mapping[str, Any]]]) -> list[str]:
         """Store events in one transaction, all or none, and return their ids.
@@ -328,7 +343,7 @@ class Client:
         delivery works: a program may call it after every reading, in an outage as well.
 
         Args:
-            timeout: seconds to wait at most; 0: not at all.
+            timeout: seconds to wait at most; 0: not at all, and calls that come fast share a request, ten a second.
 
         Raises:
             QueueClosed: the client is closed.
@@ -344,7 +359,7 @@ class Client:
             self._worker.start()
         workers = [client._worker for client in list(_clients) if client._directory == self._directory]
         for worker in workers:
-            worker.drain()
+            worker.drain(awaited=timeout > 0)
         while timeout > 0:
             try:
                 oldest = self._queue.oldest_sequence()

@@ -115,15 +115,17 @@ class Event:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise EventError(f"event name: a non-empty string is needed, not {self.name!r}")
-        if not isinstance(self.data, Mapping):
+        if type(self.data) is not dict and not isinstance(self.data, Mapping):  # the first is what costs nothing
             raise EventError(f"event data: a mapping is needed, not {type(self.data).__name__}")
         if self.id is not None and (not isinstance(self.id, str) or not self.id):
             raise EventError(f"event id: a non-empty string is needed, not {self.id!r}")
         if not isinstance(self.route, str):
             raise EventError(f"event route: a string is needed, not {type(self.route).__name__}")
-        for what, text in (("name", self.name), ("id", self.id or ""), ("route", self.route)):
-            check_text(what, text)
-        self.epoch()
+        if not (self.name.isascii() and self.route.isascii() and self.id is None):
+            for what, text in (("name", self.name), ("id", self.id or ""), ("route", self.route)):
+                check_text(what, text)
+        if self.time is not None:
+            self.epoch()
 
     def epoch(self) -> float | None:
         """Return the event's time in seconds since 1970, or None for "now".

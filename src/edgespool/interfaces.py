@@ -196,6 +196,11 @@ class Queue(Protocol):
         """Return the counts."""
         ...
 
+    def oldest_sequence(self) -> int | None:
+        """Return the number, in the order of acceptance, of the oldest event there is, leased or not; None: there is
+        none. Events are numbered from 1; `Ledger.accepted` is the number of the newest."""
+        ...
+
     def maintain(self, idle: bool) -> None:
         """Do a bounded piece of housekeeping; `idle` when no event is waiting to be sent.
 

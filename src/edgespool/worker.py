@@ -25,6 +25,8 @@ _log = logging.getLogger("edgespool")
 _STANDBY_POLL = 0.5  # seconds between tries to become the sender: another takes over within two of a death
 _TIDY_PAUSE = 0.05  # seconds between the end of a backlog and the housekeeping after it
 _IDLE_POLL = 1.0  # seconds between looks for events of other processes
+_UNKNOWN = -1  # stands for a goal that has not been asked for yet
+_DRAIN_PAUSE = 0.1  # seconds between the beginnings of drains that nobody waits for
 _PROBE_SIZE = 1  # events sent to find out whether a server that failed several times is back
 _GROW_AFTER = 50  # deliveries after which a byte limit learned from 413 or a slow network is doubled
 _LOG_AGAIN = 3600.0  # seconds after which a fault that goes on is logged again
@@ -149,7 +151,13 @@ class Worker:
         self._progressed = threading.Condition(self._progress_lock)
         self._fresh = 0  # events appended since the queue was last found empty or drained
         self._fresh_since: float | None = None
-        self._draining = True  # there may be more than one batch: do not wait for the interval
+        self._draining = True  # do not wait for the interval
+        # The number of the newest event that was there when the draining began. What is newer waits for its own
+        # interval: else a program that goes on recording would be served in requests of a few events each.
+        self._goal: int | None = None  # None: it has not begun
+        self._settled = False  # whether anything was since it was last asked whether the draining ends
+        self._drain_due: float | None = None  # when to begin, as `drain` was asked for
+        self._drained_at = -_DRAIN_PAUSE  # when it last began
         self._hurry = False  # somebody called flush
         self._begun = False  # what waited was enough: go on until the queue is drained
         self._paused = False
@@ -199,7 +207,8 @@ class Worker:
     def resume(self) -> None:
         """Go on after `pause`."""
         with self._lock:
-            self._draining = self._draining or self._paused
+            if self._paused:
+                self._draining, self._goal = True, None
             self._paused = False
             self._poked = True
             self._wake.notify()
@@ -222,15 +231,27 @@ class Worker:
         """Send what there is now, without waiting for an interval or a backoff."""
         with self._lock:
             self._hurry = True
+            self._goal = None
             self._down_due = 0.0
             for route in list(self._routes.values()):  # the worker adds and removes some meanwhile
                 route.due = 0.0
             self._wake.notify()
 
-    def drain(self) -> None:
-        """Send what there is without waiting for an interval; a backoff, or a wait that was asked for, goes on."""
+    def drain(self, awaited: bool = True) -> None:
+        """Send what there is without waiting for an interval; a backoff, or a wait that was asked for, goes on.
+
+        Args:
+            awaited: whether somebody waits for it. Else it begins a tenth of a second after the last one at the
+                earliest, so that frequent calls share a request.
+        """
         with self._lock:
-            self._draining = self._poked = True
+            if awaited:
+                self._draining, self._goal = True, None
+            elif self._drain_due is None:
+                self._drain_due = self._drained_at + _DRAIN_PAUSE
+            else:
+                return
+            self._poked = True
             self._wake.notify()
 
     def wait_for_progress(self, timeout: float) -> None:
@@ -308,7 +329,8 @@ class Worker:
                 self._set_state("standby")
                 self._hurry = False
                 return _STANDBY_POLL
-            self._draining = self._draining or not before
+            if not before:
+                self._draining, self._goal = True, None
         if self._aside:
             self._queue.maintain(False)
             self._aside = False
@@ -323,12 +345,15 @@ class Worker:
             return min(self._down_due - now, _IDLE_POLL)
         if now < self._next_allowed:
             return self._next_allowed - now
+        if self._settled:
+            self._settled = False
+            self._end_drain()
         if not self._due(now):
             self._begun = False
             self._quietly_maintain(True)
             return self._idle_pause(now)
         if not self._enough():
-            self._draining, self._fresh, self._fresh_since = False, 0, None
+            self._draining, self._fresh, self._fresh_since, self._drain_due = False, 0, None, None
             self._rest(now)
             return _IDLE_POLL
         batch = self._lease(now)
@@ -359,7 +384,31 @@ class Worker:
             or self._hurry
             or self._fresh >= self._policy.batch_size
             or (since is not None and now >= since + self._policy.flush_interval)
+            or (self._drain_due is not None and now >= self._drain_due)
         )
+
+    def _begin_drain(self, now: float) -> None:
+        self._goal = _UNKNOWN
+        # First these, then the goal: events that come in from now on are announced anew.
+        self._fresh, self._fresh_since, self._drain_due = 0, None, None
+        self._drained_at = now
+        accepted = self._queue.ledger().accepted
+        with self._lock:
+            if self._goal is not None:  # else somebody has asked for more meanwhile
+                self._goal = accepted
+
+    def _end_drain(self) -> None:
+        """When all has gone that the draining is for, have what came later wait for its own interval."""
+        goal = self._goal
+        oldest = self._queue.oldest_sequence()
+        if goal is None or oldest is None or oldest <= goal:
+            return
+        with self._lock:
+            if self._goal != goal:
+                return  # somebody has asked for more meanwhile
+            self._draining = self._hurry = False
+            self._goal = None
+        self._tell_progress()
 
     def _enough(self) -> bool:
         """Whether so many events wait that sending may begin, or it has begun and goes on."""
@@ -371,7 +420,10 @@ class Worker:
 
     def _idle_pause(self, now: float) -> float:
         if self._fresh_since is not None:
-            return max(0.0, min(self._fresh_since + self._policy.flush_interval - now, _IDLE_POLL))
+            due = self._fresh_since + self._policy.flush_interval
+            if self._drain_due is not None:
+                due = min(due, self._drain_due)
+            return max(0.0, min(due - now, _IDLE_POLL))
         # Nobody told us of an event; another process may have written one.
         batch = self._queue.lease(1, 1, self._blocked(now))
         if batch is not None:
@@ -385,9 +437,8 @@ class Worker:
         return {name for name, route in self._routes.items() if route.due > now}
 
     def _lease(self, now: float) -> Batch | None:
-        # Taken before the lease: events that come in from now on are announced anew.
-        fresh, self._fresh = self._fresh, 0
-        since, self._fresh_since = self._fresh_since, None
+        if self._goal is None or self._goal == _UNKNOWN:
+            self._begin_drain(now)
         blocked = self._blocked(now)
         limit, size = self._policy.batch_size, self._byte_limit
         if self._policy.max_attempts is None and self._down_attempt >= 2:
@@ -414,10 +465,7 @@ class Worker:
             raise
         if count < len(batch):
             batch = self._keep(batch, max(count, 1))
-        # A full batch: there is probably more. A short one: what came before it has been taken along.
-        self._draining = self._draining or len(batch) >= limit or batch.payload_bytes * 2 > size or bool(blocked)
-        if self._draining and self._fresh_since is None:
-            self._fresh, self._fresh_since = fresh, since
+        self._draining = True  # until there is nothing left up to the goal: other routes may have some, too
         return batch
 
     def _keep(self, batch: Batch, count: int) -> Batch:
@@ -427,8 +475,10 @@ class Worker:
         return kept
 
     def _nothing_to_send(self, now: float) -> float:
-        self._draining = False
-        self._hurry = False
+        with self._lock:
+            if self._goal is not None:  # else somebody has asked for more meanwhile
+                self._draining = self._hurry = False
+                self._goal = None
         self._tell_progress()
         waiting = [route.due for route in self._routes.values() if route.due > now]
         if not waiting:
@@ -599,6 +649,7 @@ class Worker:
             self._complain(f"acknowledging: {error}", error)
         if len(batch) < self._policy.batch_size:  # not at each step of a long drain: who waits would slow it
             self._tell_progress()
+        self._settled = True
 
     def _tell_progress(self) -> None:
         with self._progress_lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,11 +100,36 @@ def test_what_plain_persist_queue_puts_in_during_a_burst_harms_none_of_ours(
     assert drain(queue)[-count:] == [str(number) for number in range(count)]
 
 
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_events_of_named_routes_are_counted_each_time_whoever_writes_between(
+    open_queue: OpenQueue, tmp_path: Path, durability: str
+) -> None:
+    queue = open_queue(durability=durability, sync_interval=3600.0)
+    for number, route in enumerate(["hall", "attic", "hall", "", "attic", "hall"]):  # from the third on without a look
+        queue.append(records([number], route))
+        check_ledger(queue)
+    with contextlib.closing(sqlite3.connect(tmp_path / "queue" / "queue.db")) as other, other:
+        other.execute("INSERT INTO edgespool_meta VALUES ('note', 'of another program')")
+    queue.append([*records(["6"], "hall"), *records(["7"]), *records(["8"], "attic")])
+    check_ledger(queue)
+    sequences = sorted(row[0] & schema.SEQUENCE_MASK for row in table(queue))
+    assert sequences == list(range(1, 10))
+    assert sorted(drain(queue)) == [str(number) for number in range(9)]
+    assert open_queue().ledger().accepted == 9
+
+
 def test_the_wal_stays_bounded_in_a_long_burst_without_a_worker(open_queue: OpenQueue) -> None:
     queue = open_queue(durability="process", sync_interval=3600.0, max_bytes=8 << 20)
     for number in range(3000):
         queue.append(records([number], size=200))
     assert queue._store.wal_bytes() < 2 << 20
+
+
+def test_the_wal_stays_bounded_when_events_go_to_a_named_route(open_queue: OpenQueue) -> None:
+    queue = open_queue(max_bytes=8 << 20)
+    for number in range(800):
+        queue.append(records([number], "kitchen", size=200))
+    assert queue._store.wal_bytes() <= queue._store._wal_limit
 
 
 def test_the_syncer_lets_go_of_the_snapshot_within_the_interval(open_queue: OpenQueue) -> None:

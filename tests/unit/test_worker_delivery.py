@@ -9,8 +9,9 @@ import pytest
 from unit_kit import record
 from worker_kit import Rig
 
-from edgespool.errors import QueueClosed, QueueFull
+from edgespool.errors import QueueClosed, QueueFull, QueueUnavailable
 from edgespool.event import Batch
+from edgespool.interfaces import Ledger
 from edgespool.outcome import Delivered, Outcome, Retry
 from edgespool.testing import FakeClock, MemoryQueue
 
@@ -107,6 +108,177 @@ def test_a_hurry_sends_what_there_is_and_ends() -> None:
     rig.add("e")
     rig.run(10)
     assert len(rig.sent) == 2
+
+
+class Busy:
+    """A program that records an event each time something is sent, and the rig that serves it."""
+
+    def __init__(self, **policy: Any) -> None:
+        self.recorded = 0
+        self.route = ""
+        self.rig = Rig(self.answer, policy=policy)
+        self.rig.run(3)
+
+    def answer(self, batch: Batch) -> Outcome:
+        self.record()
+        return Delivered()
+
+    def record(self, count: int = 1) -> None:
+        self.rig.add(*range(self.recorded, self.recorded + count), route=self.route)
+        self.recorded += count
+
+    @property
+    def sizes(self) -> list[int]:
+        return list(map(len, self.rig.sent))
+
+
+def test_a_program_that_goes_on_recording_is_served_in_full_batches() -> None:
+    busy = Busy(batch_size=10, flush_interval=5.0)
+    busy.record(10)
+    busy.rig.run(1)
+    assert busy.sizes == [10]  # what was recorded meanwhile waits for others, as it always does
+    busy.record(8)
+    busy.rig.run(1)
+    assert busy.sizes == [10]
+    busy.rig.run(4)
+    assert busy.sizes == [10, 9]
+    busy.record(9)
+    busy.rig.run(1)
+    assert busy.sizes == [10, 9, 10]
+    busy.rig.check()
+
+
+def test_a_hurry_and_a_drain_end_though_the_program_goes_on_recording() -> None:
+    busy = Busy(batch_size=10, flush_interval=60.0)
+    for ask in (busy.rig.worker.hurry, busy.rig.worker.drain):
+        busy.rig.destination.batches.clear()
+        busy.record(25 - busy.rig.queue.ledger().pending)
+        ask()
+        busy.rig.run(2)
+        assert busy.sizes == [10, 10, 7]  # the last takes along what came during the first two
+        assert busy.rig.queue.ledger().pending == 1
+    busy.rig.run(60)
+    assert busy.sizes == [10, 10, 7, 1]
+
+
+def test_when_the_interval_is_over_the_events_of_all_routes_go() -> None:
+    rig = idle(flush_interval=60.0)
+    for name, route in (("a", "x"), ("b", "y"), ("c", "z"), ("d", "x")):
+        rig.add(name, route=route)
+    rig.run(60.5)
+    assert rig.sent == [["a", "d"], ["b"], ["c"]]
+
+
+def test_what_failed_is_tried_again_before_what_came_later_has_waited() -> None:
+    rig = Rig(script=[Retry("HTTP 503", 503)], policy={"flush_interval": 60.0})
+    rig.run(3)
+    rig.add("a")
+    rig.worker.drain()
+    rig.step()
+    rig.add("b")
+    rig.run(2)
+    assert rig.sent == [["a"], ["a", "b"]]
+
+
+def test_drains_that_nobody_waits_for_share_requests() -> None:
+    rig = idle(flush_interval=60.0)
+    pauses = []
+    for name in "abcdefgh":
+        rig.add(name)
+        rig.worker.drain(awaited=False)
+        pauses.append(rig.worker.step())
+        rig.clock.advance(0.03)
+    rig.run(0.1)
+    assert rig.sent == [["a"], ["b", "c", "d", "e"], ["f", "g", "h"]]
+    assert pauses[1] == pytest.approx(0.07)  # the next may begin a tenth of a second after the first
+    rig.run(1)
+    rig.add("i")
+    rig.worker.drain(awaited=False)
+    rig.step()
+    assert rig.sent[-1] == ["i"]
+
+
+def test_a_drain_that_the_disk_would_not_let_begin_begins_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = Rig(policy={"flush_interval": 60.0}, most=1)
+    rig.run(3)
+    rig.add("a", "b")
+    rig.worker.drain()
+    ledger = rig.queue.ledger
+    monkeypatch.setattr(rig.queue, "ledger", lambda: (_ for _ in ()).throw(QueueUnavailable("no disk")))
+    with pytest.raises(QueueUnavailable):
+        rig.worker.step()
+    monkeypatch.setattr(rig.queue, "ledger", ledger)
+    rig.run(2)
+    assert rig.sent == [["a"], ["b"]]
+
+
+def test_a_full_batch_that_comes_during_a_drain_goes_with_it() -> None:
+    busy = Busy(batch_size=10, flush_interval=60.0)
+    busy.record(1)
+    busy.rig.worker.drain()
+    busy.rig.destination.answer = lambda batch: busy.record(10 if len(busy.rig.sent) == 1 else 0) or Delivered()
+    busy.rig.run(2)
+    assert busy.sizes == [1, 10]
+
+
+def test_a_full_batch_waits_for_no_drain_and_an_awaited_drain_for_none_before_it() -> None:
+    rig = idle(flush_interval=60.0, batch_size=3)
+    rig.worker.drain(awaited=False)
+    rig.add("a")
+    rig.step()
+    rig.worker.drain(awaited=False)
+    rig.add("b", "c", "d")
+    rig.step()
+    assert rig.sent == [["a"], ["b", "c", "d"]]
+    rig.add("e")
+    rig.worker.drain()
+    rig.step()
+    assert rig.sent[-1] == ["e"]
+
+
+@pytest.mark.parametrize("ask", ["drain", "hurry"])
+def test_what_is_asked_for_while_the_worker_looks_is_not_forgotten(ask: str) -> None:
+    """The moments in which it may come: while the worker asks what there is, and while it finds nothing more."""
+
+    class Queue(MemoryQueue):
+        asked, when = False, ""
+
+        def interrupt(self, what: str) -> None:
+            if what == self.when and not self.asked:
+                self.asked = True
+                rig.add("late")
+                getattr(rig.worker, ask)()
+
+        def ledger(self) -> Ledger:
+            found = super().ledger()
+            self.interrupt("ledger")
+            return found
+
+        def lease(self, *args: Any, **kwargs: Any) -> Batch | None:
+            found = super().lease(*args, **kwargs)
+            if found is None:
+                self.interrupt("lease")
+            return found
+
+        def oldest_sequence(self) -> int | None:
+            if self.when == "oldest" and not self.asked:
+                rig.add("early")
+            found = super().oldest_sequence()
+            self.interrupt("oldest")
+            return found
+
+    for when in ("ledger", "lease", "oldest"):
+        clock = FakeClock()
+        queue = Queue(clock=clock)
+        rig = Rig(queue=queue, clock=clock, policy={"flush_interval": 60.0}, most=1)
+        rig.run(3)
+        queue.when = when
+        rig.add("a")
+        rig.worker.drain()
+        rig.run(2)
+        assert queue.asked
+        between = ["early"] if when == "oldest" else []
+        assert rig.destination.delivered_ids == ["a", *between, "late"], when
 
 
 def test_a_drain_ends_the_wait_for_other_events_but_no_backoff() -> None:
@@ -292,6 +464,40 @@ def test_only_the_process_that_is_elected_sends() -> None:
     rig.run(1)
     assert rig.sent == [["a"]]
     assert rig.worker.sending
+
+
+def interrupted(rig: Rig) -> None:
+    """Fail with one event, which stays due, and go on to the next step."""
+    rig.run(3)
+    rig.add("a")
+    rig.worker.drain()
+    rig.step()
+    assert rig.sent == [["a"]]
+
+
+def test_what_another_process_recorded_while_it_sent_goes_at_once_after_it() -> None:
+    election = Election()
+    election.won = True
+    rig = Rig(script=[Retry("HTTP 503", 503)], election=election, policy={"flush_interval": 60.0}, most=1)
+    interrupted(rig)
+    election.won = False
+    rig.run(3)
+    rig.queue.on_append = None
+    rig.add("b", "c")
+    election.won = True
+    rig.run(3)
+    assert rig.sent == [["a"], ["a"], ["b"], ["c"]]
+
+
+def test_what_was_recorded_during_a_pause_goes_at_once_after_it() -> None:
+    rig = Rig(script=[Retry("HTTP 503", 503)], policy={"flush_interval": 60.0}, most=1)
+    interrupted(rig)
+    rig.worker.pause()
+    rig.run(3)
+    rig.add("b", "c")
+    rig.worker.resume()
+    rig.run(3)
+    assert rig.sent == [["a"], ["a"], ["b"], ["c"]]
 
 
 # The thread

@@ -14,7 +14,7 @@ import platform
 import shutil
 import sqlite3
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import delivery
 import frontends
@@ -41,7 +41,7 @@ def main() -> int:
                 return []
             return [record.on_a_card(directory, min(args.rounds, 5))]
 
-        groups: dict[str, Callable[[], list[Figure]]] = {
+        groups: dict[str, Callable[[], Iterable[Figure]]] = {
             "record": lambda: [
                 *record.single(directory, args.rounds),
                 record.process(directory, args.rounds),

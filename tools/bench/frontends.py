@@ -1,7 +1,11 @@
-"""How fast each vendor's front end is, end to end, against its original: ours durable, theirs in memory.
+"""How fast each vendor's front end is, end to end: against its original, or where that cannot be had against Client.
 
 A program of its own for each run tracks events and ends when all of them have arrived at a collector in another
-process. Originals that are not installed are left out (`pip install 'edgespool[originals]'`).
+process. The originals keep their events in memory, ours on the disk. Originals that are not installed are left out
+(`pip install 'edgespool[originals]'`).
+
+What one flush of the disk for each event costs by itself is measured in the same rounds: raw sqlite3 that commits as
+many rows of the queue, flushed one by one, and sends nothing. What is durable before the call returns cannot be faster.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
-from common import Figure
+from common import Figure, raw_queue, row
+
+from edgespool.queue import schema
 
 _INITIALSTATE = """
 streamer = Streamer(bucket_name="b", bucket_key="k", access_key="a", ini_file_location=INI)
@@ -40,14 +46,29 @@ if "samsara_sdk" in sys.modules:
     sys.stdout.flush()
     os._exit(0)
 """
+_DEVICE = """
+device = Device(URL)
+began = time.perf_counter()
+for n in range(COUNT):
+    device.track(n)
+device.close()
+"""
+_CLIENT = """
+client = Client(URL + "/v1/events", source="s")
+began = time.perf_counter()
+for n in range(COUNT):
+    client.record("reading", number=n)
+client.close()
+"""
 
 # vendor -> the original's package, how it and ours are imported, and the program
-_PROGRAMS = {
+_ORIGINALS = {
     "initialstate": ("ISStreamer", "from ISStreamer.Streamer import Streamer",
                      "from edgespool.vendors.initialstate.api import Streamer", _INITIALSTATE),
     "samsara": ("samsara_sdk", "from samsara_sdk import SamsaraClient",
                 "from edgespool.vendors.samsara.api import SamsaraClient", _SAMSARA),
 }  # fmt: skip
+_OTHERS = ("paltabrain", "atom", "panoply")  # whose originals cannot be had
 _PATIENCE = 120.0
 
 
@@ -74,7 +95,7 @@ def _arrived(url: str) -> int:
         return int(json.load(reply)["unique"])
 
 
-def _run(directory: str, imports: str, program: str, count: int) -> tuple[float, int]:
+def _run(directory: str, imports: str, program: str, count: int, durability: str = "power") -> tuple[float, int]:
     """Return events a second until all have arrived (or no more do), and how many of them there were."""
     with _collector() as url:
         ini = os.path.join(directory, "bench.ini")
@@ -83,7 +104,10 @@ def _run(directory: str, imports: str, program: str, count: int) -> tuple[float,
                 f"[isstreamer.client_config]\naccess_key = a\n[isstreamer.api_config]\nstream_api_base = {url}\n"
             )
         queue = os.path.join(directory, f"queues-{time.monotonic_ns()}")
-        environment: dict[str, Any] = {**os.environ, "EDGESPOOL_DIR": queue, "EDGESPOOL_CONFIG": os.devnull}
+        environment: dict[str, Any] = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("EDGESPOOL_")},
+            "EDGESPOOL_DIR": queue, "EDGESPOOL_CONFIG": os.devnull, "EDGESPOOL_DURABILITY": durability,
+        }  # fmt: skip
         code = f"import os, sys, time\nURL, INI, COUNT = {url!r}, {ini!r}, {count}\n{imports}\n{program}"
         code += "print(time.time() - (time.perf_counter() - began), flush=True)\n" + _END
         done = subprocess.run(
@@ -101,25 +125,47 @@ def _run(directory: str, imports: str, program: str, count: int) -> tuple[float,
         return seen / (last - began), seen
 
 
-def throughput(directory: str, rounds: int, count: int = 3000) -> list[Figure]:
-    """Each front end against its original, in turns."""
-    figures = []
-    for vendor, (package, theirs, ours, program) in _PROGRAMS.items():
+def _flushes(directory: str, count: int) -> float:
+    """Return how many events a second raw sqlite3 commits one by one with FULL; it does nothing else."""
+    rows = [row(number) for number in range(1, count + 1)]
+    with closing(raw_queue(directory, f"raw-{time.monotonic_ns()}")) as connection:
+        began = time.perf_counter()
+        for each in rows:
+            connection.execute(schema.INSERT, each)
+        return count / (time.perf_counter() - began)
+
+
+def _figure(name: str, target: float | None, ours: Sequence[float], theirs: Sequence[float], note: str = "") -> Figure:
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    detail = f"{statistics.median(ours):,.0f}/s, against {statistics.median(theirs):,.0f}/s{note}"
+    return Figure(name, statistics.median(ratios), target, detail=detail, rounds=ratios)
+
+
+def throughput(directory: str, rounds: int, count: int = 3000) -> Iterator[Figure]:
+    """Each front end against its original, and the others against Client; what is compared takes turns."""
+    for vendor, (package, theirs, ours, program) in _ORIGINALS.items():
         if importlib.util.find_spec(package) is None:
             print(f"skipped: {package} is not installed", file=sys.stderr)
             continue
-        pairs = [[_run(directory, imports, program, count) for imports in (ours, theirs)] for _ in range(rounds)]
-        ratios = [a[0] / b[0] for a, b in pairs]
-        rate = [statistics.median(each[side][0] for each in pairs) for side in (0, 1)]
-        lost = max(count - each[1][1] for each in pairs)
-        figures.append(
-            Figure(
-                f"{vendor}: events a second end to end / the original in memory",
-                statistics.median(ratios),
-                1.0,
-                detail=f"ours {rate[0]:,.0f}/s, original {rate[1]:,.0f}/s"
-                + (f" (which lost up to {lost} of {count})" if lost > 0 else ""),
-                rounds=ratios,
-            )
-        )
-    return figures
+        power, original, flushes, process, lost = [], [], [], [], 0
+        for _ in range(rounds):
+            power.append(_run(directory, ours, program, count)[0])
+            speed, arrived = _run(directory, theirs, program, count)
+            original.append(speed)
+            lost = max(lost, count - arrived)
+            flushes.append(_flushes(directory, count))
+            process.append(_run(directory, ours, program, count, "process")[0])
+        note = f"; the original lost up to {lost} of {count}" if lost else ""
+        yield _figure(f"{vendor}, default settings / the original in memory", 1.0, power, original, note)
+        yield _figure("  of which: one flush an event, raw sqlite3 only / the original", None, flushes, original)
+        yield _figure(f'  {vendor} at durability "process" / the original', 1.0, process, original)
+    client = "from edgespool import Client"
+    for vendor in _OTHERS:
+        device = f"from edgespool.vendors.{vendor}.device import Device"
+        for durability in ("power", "process"):
+            a, b = [], []
+            for _ in range(rounds):
+                a.append(_run(directory, device, _DEVICE, count, durability)[0])
+                b.append(_run(directory, client, _CLIENT, count, durability)[0])
+            target = 0.7 if durability == "power" else None
+            yield _figure(f'{vendor} at durability "{durability}" / Client with as many events', target, a, b)

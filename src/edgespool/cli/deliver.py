@@ -52,9 +52,9 @@ def deliver(wait: float, url: str | None, format_name: str | None, place: Place,
         before = client.stats()
         try:
             result = delivery.wait(client, wait, as_it_goes=True)
+            stats = client.stats()
         finally:
             client.close(0.0)
-        stats = client.stats()
     delivered, refused = stats.delivered - before.delivered, stats.failed - before.failed
     code = max(result.code, Exit.ATTENTION if refused else Exit.OK)
     if as_json:

@@ -89,10 +89,14 @@ class Stage:
         """Kill what runs, and wait until it is gone."""
         self._over.set()
         for process in (self._device, self._server):
-            _end(process)
-        for thread in (self._pump, self._reader):
+            if process is not None:
+                process.kill()
+                process.wait()
+        for thread in (self._pump, self._reader):  # before what they read is closed
             if thread is not None:
                 thread.join(5)
+        for process in (self._device, self._server):
+            _end(process)
 
     def _failure(self, what: str) -> StageError:
         """Return the error for a process that failed, with the last thing any of them said."""
@@ -241,8 +245,9 @@ class Stage:
         except subprocess.TimeoutExpired:
             raise self._failure("device did not come to an end") from None
         finally:
-            _end(process)
+            process.kill()
             self._reader.join(5)
+            _end(process)
         for _ in range(10):  # a slow board may not manage it in the time that the device has to say goodbye
             if not self.pending()[0]:
                 return
@@ -288,9 +293,10 @@ class Stage:
             )
 
     def _listen(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            if line.endswith(b"\n"):
-                self.promised.append(line.strip().decode())
+        with contextlib.suppress(OSError, ValueError):  # closed meanwhile
+            for line in stream:
+                if line.endswith(b"\n"):
+                    self.promised.append(line.strip().decode())
 
     def _feed(self) -> None:
         while not self._over.wait(self._pause):

@@ -383,8 +383,8 @@ class DiskQueue(PersistQueueMethods):
     def _insert_few(self, jobs: Sequence[Job[Sequence[Record]]]) -> bool:
         """Store the jobs' records with the fewest statements, the way most events go.
 
-        Return False, with nothing done, when something has to be looked at first: a route, room that runs short, a
-        file opened anew, a checkpoint that is due. `_insert` then does it in full.
+        Return False, with nothing done, when something has to be looked at first: a route that is new, room that runs
+        short, a file opened anew, a checkpoint that is due. `_insert` then does it in full.
         """
         store = self._store
         records: Sequence[Record] = jobs[0].work
@@ -398,12 +398,14 @@ class DiskQueue(PersistQueueMethods):
         ):  # fmt: skip
             return False
         size = 0
+        named = False
         for record in records:
-            if record[4]:
-                return False
             size += len(record[0])
+            if record[4]:
+                named = True
         need = _cost(size, len(records))
-        pages = need // schema.PAGE_SIZE + store.flushes  # a flushed commit is padded by a page (psow=0)
+        # A flushed commit is padded by a page (psow=0). With a named route, the ledger's is written, too.
+        pages = need // schema.PAGE_SIZE + store.flushes + named
         if room - need < self._scarce or store.pages_written + pages > self._pages_allowed:
             return False
         with store.gate:
@@ -417,9 +419,9 @@ class DiskQueue(PersistQueueMethods):
                 last = self._sequence if self._foreign_writes == store.foreign_writes else self._last_known()
                 if self._generation != store.generation or last is None:
                     return False
-                rows = _rows(records, last + 1, session)
+                rows = self._rows_of_routes(records, last + 1, session) if named else _rows(records, last + 1, session)
                 self._sequence = None  # unknown, should the statement fail
-                if not store.insert(rows):
+                if not rows or not store.insert(rows, last + len(rows) if named else None):
                     return False
                 self._sequence = last + len(rows)
                 self._room_known = (commits - 1, room - need)
@@ -433,6 +435,17 @@ class DiskQueue(PersistQueueMethods):
                 return False  # nothing was stored; the overflow policy, or a salvage, comes next
             finally:
                 store.leave()
+
+    def _rows_of_routes(self, records: Sequence[Record], sequence: int, session: int) -> list[tuple[object, ...]]:
+        """Return records as rows numbered from `sequence` on; none when a route's number is not known yet."""
+        routes = self._routes
+        rows = []
+        for number, record in enumerate(records, sequence):
+            rid = routes.get(record[4]) if record[4] else 0
+            if rid is None:
+                return []
+            rows.append(_row(rid << SEQUENCE_BITS | number, record, session))
+        return rows
 
     # --- a full disk --------------------------------------------------------------------------------------------
 

@@ -469,7 +469,7 @@ class Store:
         """Release the write lock."""
         self._lock.release()
 
-    def insert(self, rows: Sequence[tuple[object, ...]]) -> bool:
+    def insert(self, rows: Sequence[tuple[object, ...]], sequence: int | None = None) -> bool:
         """Insert rows in a transaction of their own; gate and write lock held.
 
         In a burst at durability "process" the writer keeps its snapshot of the file from one insert to the next: SQLite
@@ -479,6 +479,10 @@ class Store:
 
         Return False when a row id is taken: a program other than edgespool has written.
 
+        Args:
+            rows: rows of the table.
+            sequence: the last sequence number given out with them, for the ledger; None: the rows tell it.
+
         Raises:
             QueueError: see `write`.
         """
@@ -486,7 +490,14 @@ class Store:
         assert connection is not None
         committing = True
         try:
-            if len(rows) == 1:
+            if sequence is not None:
+                committing = False
+                connection.execute("BEGIN IMMEDIATE")
+                schema.insert(connection, rows)
+                connection.execute(schema.RAISE_SEQUENCE, (sequence,))
+                committing = True
+                connection.execute("COMMIT")
+            elif len(rows) == 1:
                 connection.execute(schema.INSERT, rows[0])
             elif schema.by_one_statement(len(rows)):
                 schema.insert(connection, rows)
@@ -508,7 +519,7 @@ class Store:
             if self._snapshot is not None and schema.kind_of(error) == "locked":
                 # A program other than edgespool has written, without our lock: the snapshot is old.
                 self._let_snapshot_go()
-                return self.insert(rows)
+                return self.insert(rows, sequence)
             self._roll_back(connection, error)
             raise self._failure(error, committing=committing) from error
         self.unsynced = not self.flushes

@@ -353,7 +353,10 @@ class Streamer:
         client = self._client
         assert client is not None
         try:
-            client.record_many(events)
+            if len(events) == 1:
+                client.record_event(events[0])
+            else:
+                client.record_many(events)
         except QueueClosed:
             # The original took readings after `close`, too, and programs close at the end of a round.
             with _reopening:
@@ -414,7 +417,7 @@ def _is_true(text: str) -> bool:
 
 def _moment(epoch: Any) -> float | None:
     """Return a time in seconds since 1970; None for none, and for what is no time of a calendar."""
-    if epoch is None or not isinstance(epoch, (numbers.Real, Decimal)):
+    if epoch is None or not isinstance(epoch, (float, int, numbers.Real, Decimal)):
         return None
     try:
         return Event(_EVENT, {}, float(epoch)).epoch()

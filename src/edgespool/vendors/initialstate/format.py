@@ -31,6 +31,7 @@ __all__ = ["FORMAT", "InitialState", "fits_header"]
 
 _API_VERSION = "<=0.0.4"
 _BUCKET = b'{"bucketKey":'  # how the making of a bucket begins, and no event does
+_FAR = 1e15  # seconds; no calendar goes so far. Python and JSON write such numbers alike
 _EPOCH = b',"epoch":'  # stands last in an event, so that another time can be put in without decoding it
 # Printable Latin-1: what an HTTP header can hold in one piece (RFC 9110, section 5.5).
 _HEADER = re.compile(r"[\x21-\x7e\xa1-\xff]([\x20-\x7e\xa0-\xff]*[\x21-\x7e\xa1-\xff])?")
@@ -179,6 +180,11 @@ def _bucket(key: Any, name: Any) -> bytes:
 
 
 def _event(key: Any, value: Any, rest: Mapping[str, Any], time: float | None) -> bytes:
+    if not rest and type(time) is float and -_FAR < time < _FAR:
+        try:  # in one go, as nearly all can be
+            return jsontext.join(f'{{"key":{jsontext.quote(_text(key))},"value":', value, f',"epoch":{time!r}}}')
+        except (ValueError, TypeError, RecursionError):
+            pass  # what is wrong with it is found below
     payload = b'{"key":' + jsontext.encode(_text(key), "key") + b',"value":' + jsontext.encode(value, "value")
     if rest:
         payload += b"," + jsontext.encode(dict(rest))[1:-1]
