@@ -25,6 +25,7 @@ from edgespool.testing import Collector
 PROGRAM = Path(__file__).parent / "programs" / "counting.py"
 EVENTS = 12
 _HEX = r"((?:\\x[0-9a-f]{2})*)"
+_OPENED = re.compile(rf'^\d+ +openat\([^,]*, "{_HEX}", .*\) = \d')
 _CALL = re.compile(rf'^\d+ +(\w+)\(\d+<{_HEX}>(?:, "{_HEX}")?(?:, .*?(\d+))?\) += (-?\d+)')
 
 
@@ -47,7 +48,7 @@ def run(path: Path, log: Path, when: str, *url: str) -> list[list[Any]]:
     done = subprocess.run(
         [
             "strace", "-f", "-y", "-xx", "-s", "1000000", "-o", str(log), "-e", "signal=none",
-            "-e", "trace=pwrite64,write,fdatasync", "-e", f"inject=fdatasync:error=EIO:when={when}",
+            "-e", "trace=openat,pwrite64,write,fdatasync", "-e", f"inject=fdatasync:error=EIO:when={when}",
             sys.executable, str(PROGRAM), str(path), str(EVENTS), *url,
         ],
         env=environment(), capture_output=True, text=True, timeout=120,
@@ -66,7 +67,10 @@ def look(log: Path) -> tuple[int, int]:
     pending: list[tuple[int, bytes]] = []
     flushed: bytes | None = None  # the WAL as it was when it was last flushed; None: not since the last "stored"
     stored = failed = 0
+    anew = True  # whether the database was opened since a flush last failed
     for line in log.read_text().splitlines():
+        if (opened := _OPENED.match(line)) is not None:
+            anew = anew or _bytes(opened[1]).endswith(b"/queue.db")
         call = _CALL.match(line)
         if call is None:
             continue
@@ -74,6 +78,7 @@ def look(log: Path) -> tuple[int, int]:
         if name == "write" and _bytes(data or "").startswith(b'["stored"'):
             assert flushed is not None, "told to be stored without a flush"
             assert bytes(durable[: len(flushed)]) == flushed, "told to be stored, and not all of it was on the disk"
+            assert anew, "the connection that failed was used again"
             flushed = None
             stored += 1
         if not _bytes(path).endswith(b"-wal"):
@@ -88,7 +93,7 @@ def look(log: Path) -> tuple[int, int]:
                 flushed = bytes(content)
             else:
                 failed += 1
-                flushed = None
+                flushed, anew = None, False
             pending.clear()  # after a failure too: the kernel tries no second time
     return stored, failed
 
