@@ -11,7 +11,8 @@ from unit_kit import MIB, record, records
 from worker_kit import Rig
 
 from edgespool import Client
-from edgespool.outcome import Delivered, Retry
+from edgespool.event import Batch
+from edgespool.outcome import Delivered, Outcome, Retry
 from edgespool.queue import DiskQueue
 from edgespool.testing import FakeDestination
 
@@ -44,6 +45,29 @@ def test_once_begun_all_of_it_goes() -> None:
     rig.add(*"bcd")  # a full batch, but too few
     rig.run(60)
     assert len(rig.sent) == 3
+
+
+def test_what_came_meanwhile_begins_anew_though_it_is_a_full_batch() -> None:
+    def answer(batch: Batch) -> Outcome:
+        if len(rig.sent) == 1:
+            rig.add(*"abcd")
+        return Delivered()
+
+    rig = waiting(8, answer, policy={"batch_size": 4})
+    rig.add(*range(8))
+    rig.run(60)
+    assert [len(ids) for ids in rig.sent] == [4, 4]
+    rig.add(*"efgh")
+    rig.run(60)
+    assert [len(ids) for ids in rig.sent] == [4, 4, 4, 4]
+
+
+def test_a_route_that_failed_is_tried_again_though_few_wait() -> None:
+    rig = waiting(5, script=[Delivered(), Retry("HTTP 503", 503, after=5.0)], policy={"batch_size": 4})
+    rig.add(*range(4), route="x")
+    rig.add(*range(2), route="y")
+    rig.run(600)
+    assert rig.queue.ledger().pending == 0
 
 
 def test_a_failure_does_not_make_it_wait_for_more() -> None:
