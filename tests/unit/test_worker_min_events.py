@@ -14,7 +14,7 @@ from edgespool import Client
 from edgespool.event import Batch
 from edgespool.outcome import Delivered, Outcome, Retry
 from edgespool.queue import DiskQueue
-from edgespool.testing import FakeDestination
+from edgespool.testing import FakeClock, FakeDestination
 
 
 def waiting(least: int, *args: Any, **given: Any) -> Rig:
@@ -208,4 +208,29 @@ def test_closing_a_paused_client_sends_nothing(client: Client) -> None:
 
 def test_closing_sends_what_is_too_few(client: Client) -> None:
     client.record("a")
+    assert client.close(20).pending == 0
+
+
+def test_drains_of_a_client_that_do_not_wait_share_a_request(tmp_path: Path, _nothing_is_left_behind: None) -> None:
+    clock, destination = FakeClock(), FakeDestination()
+    client = Client(path=tmp_path / "queue", source="pi", destination=destination, flush_interval=3600, clock=clock)
+
+    def wait_for(batches: int) -> None:
+        for _ in range(400):
+            if len(destination.batches) >= batches:
+                return
+            client._worker.wait_for_progress(0.05)
+
+    client.record("a")
+    clock.advance(1.0)
+    client.drain()
+    wait_for(1)
+    for name in "bcd":
+        client.record(name)
+        client.drain()
+        client._worker.wait_for_progress(0.1)
+    assert len(destination.batches) == 1, "the clock stands still"
+    clock.advance(0.2)
+    wait_for(2)
+    assert [len(batch) for batch in destination.batches] == [1, 3]
     assert client.close(20).pending == 0
