@@ -211,7 +211,8 @@ def test_closing_sends_what_is_too_few(client: Client) -> None:
     assert client.close(20).pending == 0
 
 
-def test_drains_of_a_client_that_do_not_wait_share_a_request(tmp_path: Path, _nothing_is_left_behind: None) -> None:
+@pytest.mark.usefixtures("_nothing_is_left_behind")
+def test_drains_of_a_client_that_do_not_wait_share_a_request(tmp_path: Path) -> None:
     clock, destination = FakeClock(), FakeDestination()
     client = Client(path=tmp_path / "queue", source="pi", destination=destination, flush_interval=3600, clock=clock)
 
