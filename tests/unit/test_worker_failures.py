@@ -392,6 +392,13 @@ def test_who_hurries_does_not_have_the_disk_tried_without_a_pause() -> None:
     assert sent(rig) == ["a"]
 
 
+def test_the_thread_ends_in_order_though_the_disk_fails_at_its_end() -> None:
+    rig = Rig(queue=Unwritable())
+    assert rig.worker.stop(0)
+    rig.worker.run()
+    assert rig.worker.state.name == "stopped"
+
+
 def test_an_event_that_is_stored_wakes_a_worker_that_waits_for_the_disk() -> None:
     rig = Rig(queue=Unwritable(), policy={"flush_interval": 3600.0})
     rig.add("a")
