@@ -151,6 +151,20 @@ class HttpDestination:
             return Retry(self._redactor.clean(f"{type(error).__name__}: {error}"))
         return outcome
 
+    def reach(self) -> Outcome | int:
+        """Ask the server for nothing (HEAD, without credentials); return its status, or why there was no reply."""
+        if self._session is None:
+            self._session = self._given_session or self._new_session()
+        url = public_url(self.url)
+        request = requests.Request("HEAD", url, headers={"User-Agent": f"edgespool/{__version__}"}).prepare()
+        try:
+            with self._session.send(
+                request, timeout=self._timeout, allow_redirects=False, stream=True, **self._environment(url)
+            ) as response:
+                return response.status_code
+        except requests.RequestException as error:
+            return self._failure(error)
+
     def close(self) -> None:
         """Close the connections; a later `send` makes new ones."""
         session, self._session = self._session, None

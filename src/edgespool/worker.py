@@ -7,6 +7,7 @@ on a monotonic clock and on a condition, so that a new event, a flush or a close
 from __future__ import annotations
 
 import logging
+import contextlib
 import random
 import threading
 from collections.abc import Callable
@@ -292,7 +293,8 @@ class Worker:
                     if not (self._stop or self._hurry or self._poked) and pause > 0:
                         self._wake.wait(pause)
             if self.sending and self.state.name == "idle":
-                self._quietly_maintain(True)  # a script of cron's may never be idle for longer
+                with contextlib.suppress(QueueError):
+                    self._quietly_maintain(True)  # a script of cron's may never be idle for longer
         finally:
             self._set_state("stopped")
             self._destination.close()

@@ -147,6 +147,30 @@ def test_a_held_sender(cli: Cli, home: Path, collector: Collector) -> None:
         assert "Nothing is lost" in found
 
 
+def test_whether_the_server_can_be_reached_is_asked_when_told_to(
+    cli: Cli, home: Path, tmp_path: Path, collector: Collector
+) -> None:
+    record(home / "q", 1)
+    path = tmp_path / "c.toml"
+    path.write_text(f"auth = 'my-secret-token'\nurl = '{collector.url.replace('//', '//user:word@')}?key=hidden'")
+    path.chmod(0o600)
+    assert problems(cli, "--config", str(path)) == {}
+    assert collector.requests() == []
+    assert problems(cli, "--config", str(path), "--live") == {}
+    (asked,) = collector.requests()
+    assert (asked.method, asked.query) == ("HEAD", "")
+    assert "authorization" not in {name.lower() for name in asked.headers}
+    shown = cli("doctor", "--config", str(path), "--live").out
+    assert f"server: {collector.url} can be reached (HTTP " in shown
+    path.write_text("auth = 'my-secret-token'\nurl = 'http://user:word@127.0.0.1:9/v1?key=hidden'")
+    found = problems(cli, "--config", str(path), "--live")["server"]
+    assert "http://127.0.0.1:9/v1 cannot be reached: no connection" in found
+    assert "events wait on the disk" in found
+    assert not any(secret in shown + found for secret in ("word", "hidden", "my-secret-token"))
+    assert problems(cli, "--live") == {}, "without an address nobody is asked"
+    assert "it cannot be asked" in cli("doctor", "--live").out
+
+
 @pytest.mark.parametrize(
     ("line", "level", "said"),
     [

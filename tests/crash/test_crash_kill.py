@@ -14,10 +14,12 @@ _SOME = [
     ("append", "database", "fdatasync", 2),
     ("deliver", "database", "pwrite64", 6),
     ("deliver", "database", "fdatasync", 2),
+    ("deliver", "any", "sendto", 1),
     ("refused", "any", "rename", 1),
     ("refused", "any", "fsync", 2),
     ("refused", "database", "pwrite64", 9),
     ("replay-part", "any", "rename", 1),
+    ("replay", "any", "sendto", 1),
     ("replay", "folders", "fsync", 3),
     ("fresh", "above", "fsync", 1),
 ]

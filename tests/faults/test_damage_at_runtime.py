@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -229,8 +229,21 @@ def test_without_room_for_the_quarantine_the_others_go_on_and_it_is_tried_again(
     assert len(list((path / "quarantine").iterdir())) == 1
 
 
+def point_elsewhere(page: bytearray, pointers: list[int]) -> None:
+    """Have one child of an inner page stand for two."""
+    page[pointers[2] : pointers[2] + 4] = page[pointers[1] : pointers[1] + 4]
+
+
+def forget_a_child(page: bytearray, pointers: list[int]) -> None:
+    """Take one child out of an inner page; what is left is in order."""
+    page[3:5] = (len(pointers) - 1).to_bytes(2, "big")
+    for index, pointer in enumerate(pointers[:2] + pointers[3:]):
+        page[12 + 2 * index : 14 + 2 * index] = pointer.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("spoil", [point_elsewhere, forget_a_child])
 def test_rows_hidden_by_a_damaged_inner_page_are_found_when_the_queue_seems_empty(
-    closed: Sample, open_queue: OpenQueue, quick_path: Path
+    closed: Sample, open_queue: OpenQueue, quick_path: Path, spoil: Callable[[bytearray, list[int]], None]
 ) -> None:
     """SQLite follows a pointer to a wrong page without a word, and never looks at those it should have gone to."""
     image = closed.files["queue.db"]
@@ -239,8 +252,7 @@ def test_rows_hidden_by_a_damaged_inner_page_are_found_when_the_queue_seems_empt
     for page in inner:
         content = bytearray(image[(page - 1) * PAGE : page * PAGE])
         cells = int.from_bytes(content[3:5], "big")
-        pointers = [int.from_bytes(content[12 + 2 * n : 14 + 2 * n], "big") for n in range(cells)]
-        content[pointers[2] : pointers[2] + 4] = content[pointers[1] : pointers[1] + 4]
+        spoil(content, [int.from_bytes(content[12 + 2 * n : 14 + 2 * n], "big") for n in range(cells)])
         path = closed.copy(quick_path / f"page{page}")
         write_over(path / "queue.db", page, content)
         queue = open_queue(path)

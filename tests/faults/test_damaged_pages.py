@@ -97,6 +97,23 @@ def test_pages_that_were_freed_are_told_from_live_ones_whichever_source_is_damag
                 assert not {*sure, *doubtful} & set(stale), (page, spoil.__name__)
 
 
+def test_acknowledged_rows_that_come_back_are_counted_though_as_many_others_are_lost(
+    closed: Sample, open_queue: OpenQueue, quick_path: Path
+) -> None:
+    """With the header, the pointer map and the top of the tree gone, nothing tells freed pages from live ones."""
+    path = closed.copy(quick_path / "whole") / "queue.db"
+    with Pages(str(path), PAGE) as pages:
+        top = root(pages)
+    lost = sorted({min(numbers) for numbers in closed.pages.values()})[::3]
+    content = bytearray(closed.files["queue.db"])
+    for page in (1, 2, top, *lost):
+        zero(content, (page - 1) * PAGE, random.Random())
+    verdict = damaged(closed, quick_path, open_queue, "damaged", db=content)
+    assert verdict.back
+    assert verdict.lost
+    assert verdict.again > len(verdict.back) - len(verdict.lost)
+
+
 def root(pages: Pages) -> int:
     """Return the root page of the table of events."""
     from edgespool.queue.salvage import _roots

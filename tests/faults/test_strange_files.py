@@ -12,6 +12,7 @@ import pytest
 from damage_kit import FILES, HEADER, Sample, judge
 from faults_kit import PAGE, OpenQueue, drain, record, records, tree
 
+from edgespool import Client
 from edgespool.errors import QueueUnavailable, QueueVersionError
 from edgespool.queue import salvage, schema
 
@@ -179,6 +180,25 @@ def test_what_was_found_is_known_after_a_restart_and_to_other_processes(
     assert open_queue(path).salvaged == first
     assert salvage.reports(str(path)) == [first]
     assert (Path(first.aside) / "report.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_what_was_found_is_in_the_log_and_in_stats(
+    closed: Sample, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = min(closed.pages["a300"])
+    on_page = sum(page in pages for pages in closed.pages.values())
+    content = bytearray(closed.files["queue.db"])
+    for number in (1, page):
+        content[(number - 1) * PAGE : number * PAGE] = bytes(PAGE)
+    path = closed.copy(tmp_path / "queue", db=content)
+    with Client("http://127.0.0.1:9/", path=path, start=False) as client:
+        stats = client.stats()
+    kept = len(closed.live) - on_page
+    assert stats.salvaged == {"kept": kept, "lost": on_page, "again": 0, "unknown": 0}
+    assert (stats.pending, stats.dropped) == (kept, {"damaged": on_page})
+    (said,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert f"{kept} event(s) were read back, {on_page} lost, 0 may be sent again" in said.getMessage()
+    assert "damaged" in said.getMessage()
 
 
 def test_a_crash_before_the_damaged_file_moved_leaves_no_report_of_what_did_not_happen(

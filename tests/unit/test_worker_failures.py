@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from worker_kit import Rig
 
+from edgespool.errors import QueueUnavailable
 from edgespool.event import Batch
 from edgespool.outcome import Backoff, Delivered, Hold, Outcome, Retry
+from edgespool.testing import MemoryQueue
 
 DOWN = Retry("no connection: refused", everywhere=True)
 BUSY = Retry("HTTP 503: busy", 503)
@@ -336,3 +338,78 @@ def test_an_unexpected_failure_to_write_the_file_keeps_the_events_too() -> None:
 
 def test_the_first_wait_of_the_usual_backoff_is_at_most_a_second() -> None:
     assert Backoff().wait(1, 0.999) < 1.0
+
+
+# A disk that takes no writes
+
+
+class Unwritable(MemoryQueue):
+    """A queue whose disk takes nothing, or does again."""
+
+    broken = True
+
+    def maintain(self, idle: bool) -> None:
+        if self.broken:
+            raise QueueUnavailable("read-only")
+        super().maintain(idle)
+
+
+def sent(rig: Rig) -> list[str]:
+    return [event for batch in rig.destination.batches for event in batch.ids]
+
+
+def stand_aside(rig: Rig) -> None:
+    """Do a step that the disk fails, and what the thread then does."""
+    with pytest.raises(QueueUnavailable) as caught:
+        rig.worker.step()
+    rig.worker._stand_aside(caught.value, 60.0)
+
+
+def test_while_the_disk_takes_no_writes_nothing_is_sent() -> None:
+    rig = Rig(queue=Unwritable(), policy={"batch_size": 1})
+    rig.add("a")
+    rig.add("b")
+    stand_aside(rig)  # it shows at the first acknowledgement
+    assert sent(rig) == ["a"]
+    for _ in range(5):
+        stand_aside(rig)
+    assert sent(rig) == ["a"]
+    assert rig.worker.state.name == "unavailable"
+    rig.queue.broken = False
+    rig.run(1)
+    assert sent(rig) == ["a", "b"]
+    assert rig.worker.state.name == "idle"
+
+
+def test_who_hurries_does_not_have_the_disk_tried_without_a_pause() -> None:
+    rig = Rig(queue=Unwritable())
+    rig.add("a")
+    rig.worker.hurry()
+    stand_aside(rig)
+    assert not rig.worker._hurry
+    rig.queue.broken = False
+    rig.run(1)
+    assert sent(rig) == ["a"]
+
+
+def test_the_thread_ends_in_order_though_the_disk_fails_at_its_end() -> None:
+    rig = Rig(queue=Unwritable())
+    assert rig.worker.stop(0)
+    rig.worker.run()
+    assert rig.worker.state.name == "stopped"
+
+
+def test_an_event_that_is_stored_wakes_a_worker_that_waits_for_the_disk() -> None:
+    rig = Rig(queue=Unwritable(), policy={"flush_interval": 3600.0})
+    rig.add("a")
+    stand_aside(rig)
+    rig.add("b")
+    rig.worker._poked = False
+    rig.add("c")
+    assert rig.worker._poked, "the disk has taken one: it works"
+    rig.queue.broken = False
+    rig.step()
+    rig.add("d")
+    rig.worker._poked = False
+    rig.add("e")
+    assert not rig.worker._poked, "which is no reason to wake it at each event"

@@ -42,7 +42,7 @@ _GROUPS: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
     ("folders", _FOLDERS, ("fsync", "fdatasync", "mkdir", "open")),
     ("above", _ABOVE, ("fsync", "mkdir")),
     ("locks", _LOCKS, ("open", "write", "ftruncate", "fallocate")),
-    ("any", (), ("write", "fsync", "rename", "fallocate", "chmod")),
+    ("any", (), ("write", "fsync", "rename", "fallocate", "chmod", "sendto")),
 )
 
 

@@ -15,7 +15,7 @@ from .. import destinations, failed, formats
 from ..clock import SystemClock
 from ..config import Settings, config_file
 from ..errors import ConfigError, FailedFileError, QueueDamaged, QueueError, QueueVersionError
-from ..failed import FailedFiles
+from ..failed import FailedFiles, public_url
 from ..queue import salvage
 from ..queue.quarantine import quarantined
 from ..queue.view import SQLITE_NEEDED, SQLITE_VERSION, QueueView, disk_bytes, sender_alive
@@ -54,7 +54,9 @@ def _problem(check: str, text: str, advice: str) -> Finding:
     return Finding(check, "problem", text, advice)
 
 
-def examine(settings: Settings | None, directory: str, given_config: str | None, mistake: str | None) -> list[Finding]:
+def examine(
+    settings: Settings | None, directory: str, given_config: str | None, mistake: str | None, live: bool = False
+) -> list[Finding]:
     """Look at everything, and return what was found.
 
     Args:
@@ -62,8 +64,11 @@ def examine(settings: Settings | None, directory: str, given_config: str | None,
         directory: the queue's.
         given_config: the configuration file that was named.
         mistake: what is wrong with the settings.
+        live: also ask whether the server can be reached.
     """
     found = [*_configuration(settings, given_config, mistake), *_sqlite(), *_clock()]
+    if live and settings is not None:
+        found += _server(settings)
     if not os.path.isdir(directory):
         advice = "record something first, or name another queue with --name or --path"
         return [*found, _problem("queue", f"there is no directory {directory}", advice)]
@@ -100,6 +105,25 @@ def _configuration(settings: Settings | None, given: str | None, mistake: str | 
             return
         if mode & stat.S_IROTH:
             yield _problem("configuration", f"everybody can read the credentials in {path}", f"chmod o-r {path}")
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    try:
+        destination = destinations.create(settings, formats.create(settings.format, settings.event_source))
+    except ConfigError as error:
+        yield _note("server", f"it cannot be asked: {error}", "name the settings that the program has")
+        return
+    reach = getattr(destination, "reach", None)
+    said = reach() if reach is not None else None
+    destination.close()
+    where = public_url(getattr(destination, "url", settings.url or ""))
+    if said is None:
+        yield _note("server", f"{where} is of a kind that cannot be asked")
+    elif isinstance(said, int):
+        yield _ok("server", f"{where} can be reached (HTTP {said} to a request for nothing)")
+    else:
+        advice = "events wait on the disk meanwhile. Are the network, the address and this device's clock right?"
+        yield _problem("server", f"{where} cannot be reached: {getattr(said, 'reason', said)}", advice)
 
 
 def _in_the_clear(url: str) -> bool:

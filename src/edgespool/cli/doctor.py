@@ -21,12 +21,14 @@ _MARKS = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
 
 @click.command(cls=Command, epilog=epilog({Exit.ATTENTION: "something needs attention, damage included"}))
 @click.option("--repair", is_flag=True, help="Set aside what is damaged or left over; nothing is ever deleted.")
+@click.option("--live", is_flag=True, help="Also see whether the server can be reached (HEAD, without credentials).")
 @place_options
 @json_option
-def doctor(repair: bool, place: Place, as_json: bool) -> int:
+def doctor(repair: bool, live: bool, place: Place, as_json: bool) -> int:
     """Check a queue: its files, every event's checksum, the ledger, the disk, the settings.
 
-    Works offline, and can be used while other processes work on the queue. Without --repair it changes nothing.
+    Works offline, and can be used while other processes work on the queue. Without --repair it changes nothing, and
+    without --live it sends nothing.
 
     With --repair a damaged queue file is set aside whole and every readable event is read back, damaged events go to
     the folder quarantine, and failed payload files that hold no events, and files left over by a crash, to the folder
@@ -43,7 +45,7 @@ def doctor(repair: bool, place: Place, as_json: bool) -> int:
     if repair:
         warn_root(directory)
         done = set_aside(directory, settings)
-    findings = examine(settings, directory, place.config, mistake)
+    findings = examine(settings, directory, place.config, mistake, live)
     problems = sum(finding.level == "problem" for finding in findings)
     if as_json:
         report = {"queue": directory, "problems": problems, "findings": [asdict(each) for each in findings]}

@@ -94,8 +94,7 @@ class Store:
         self._mend_at = 0.0
         #: What the disk last would not do; None once it has done something.
         self.trouble: str | None = None
-        #: Whether the disk takes no writes at all, as when it was mounted read-only; until one succeeds. Meanwhile no
-        #: file is kept open from one call to the next: that would keep the disk from being mounted anew.
+        #: Whether the disk takes no writes at all, as when it was mounted read-only; until one succeeds.
         self.sick = False
         #: What the salvage found that made this file; None for a file that never was damaged.
         self.salvaged: salvage.Report | None = None
@@ -431,7 +430,7 @@ class Store:
             self._judge(error)
             if self.sick:
                 with self._reading:
-                    self._let_go()
+                    self._let_go()  # an open file would keep the disk from being mounted anew
             if isinstance(error, OSError):
                 raise self._os_error(error) from error
             raise self._failure(error, committing=committing) from error
@@ -549,17 +548,6 @@ class Store:
         Raises:
             QueueUnavailable, QueueDamaged, QueueClosed: see `edgespool.errors`.
         """
-        if not self.sick:
-            return self._read(work)
-        with self.gate:
-            try:
-                return self._read(work)
-            finally:
-                if self.sick:
-                    with self._reading:
-                        self._let_go()
-
-    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         for attempt in (1, 2):
             error: sqlite3.Error | None = None
             with self._reading:
