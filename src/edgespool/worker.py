@@ -6,8 +6,8 @@ on a monotonic clock and on a condition, so that a new event, a flush or a close
 
 from __future__ import annotations
 
-import logging
 import contextlib
+import logging
 import random
 import threading
 from collections.abc import Callable
