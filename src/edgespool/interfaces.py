@@ -196,9 +196,13 @@ class Queue(Protocol):
         """Return the counts."""
         ...
 
-    def oldest_sequence(self) -> int | None:
+    def oldest_sequence(self, exclude: Set[str] = frozenset()) -> int | None:
         """Return the number, in the order of acceptance, of the oldest event there is, leased or not; None: there is
-        none. Events are numbered from 1; `Ledger.accepted` is the number of the newest."""
+        none. Events are numbered from 1; `Ledger.accepted` is the number of the newest.
+
+        Args:
+            exclude: routes to pass over.
+        """
         ...
 
     def maintain(self, idle: bool) -> None:

@@ -349,9 +349,9 @@ class Worker:
             return self._next_allowed - now
         if self._settled:
             self._settled = False
-            self._end_drain()
+            self._end_drain(now)
         if not self._due(now):
-            self._begun = False
+            self._begun = self._begun and bool(self._waits(now))
             self._quietly_maintain(True)
             return self._idle_pause(now)
         if not self._enough():
@@ -387,7 +387,12 @@ class Worker:
             or self._fresh >= self._policy.batch_size
             or (since is not None and now >= since + self._policy.flush_interval)
             or (self._drain_due is not None and now >= self._drain_due)
+            or any(0 < route.due <= now for route in self._routes.values())
         )
+
+    def _waits(self, now: float) -> list[float]:
+        """Return when the routes that back off or are held are due."""
+        return [route.due for route in self._routes.values() if route.due > now]
 
     def _begin_drain(self, now: float) -> None:
         self._goal = _UNKNOWN
@@ -399,41 +404,43 @@ class Worker:
             if self._goal is not None:  # else somebody has asked for more meanwhile
                 self._goal = accepted
 
-    def _end_drain(self) -> None:
+    def _end_drain(self, now: float) -> None:
         """When all has gone that the draining is for, have what came later wait for its own interval."""
         goal = self._goal
-        oldest = self._queue.oldest_sequence()
+        oldest = self._queue.oldest_sequence(self._blocked(now))
         if goal is None or oldest is None or oldest <= goal:
             return
         with self._lock:
             if self._goal != goal:
                 return  # somebody has asked for more meanwhile
-            self._draining = self._hurry = False
+            self._draining = self._hurry = self._begun = False
             self._goal = None
+        self._rest(now)
         self._tell_progress()
 
     def _enough(self) -> bool:
         """Whether so many events wait that sending may begin, or it has begun and goes on."""
         if self._ready is None or self._hurry:
             return True
-        if not (self._begun and self._draining):
+        if not self._begun:
             self._begun = self._ready()
         return self._begun
 
     def _idle_pause(self, now: float) -> float:
+        dues = [now + _IDLE_POLL, *self._waits(now)]
+        if self._drain_due is not None:
+            dues.append(self._drain_due)
         if self._fresh_since is not None:
-            due = self._fresh_since + self._policy.flush_interval
-            if self._drain_due is not None:
-                due = min(due, self._drain_due)
-            return max(0.0, min(due - now, _IDLE_POLL))
+            return max(0.0, min(*dues, self._fresh_since + self._policy.flush_interval) - now)
         # Nobody told us of an event; another process may have written one.
         batch = self._queue.lease(1, 1, self._blocked(now))
         if batch is not None:
             self._queue.requeue(batch)
             self._fresh_since = now
-            return min(self._policy.flush_interval, _IDLE_POLL)
-        self._rest(now)
-        return _IDLE_POLL
+            dues.append(now + self._policy.flush_interval)
+        else:
+            self._rest(now)
+        return max(0.0, min(dues) - now)
 
     def _blocked(self, now: float) -> set[str]:
         return {name for name, route in self._routes.items() if route.due > now}
@@ -482,19 +489,22 @@ class Worker:
                 self._draining = self._hurry = False
                 self._goal = None
         self._tell_progress()
-        waiting = [route.due for route in self._routes.values() if route.due > now]
-        if not waiting:
-            self._rest(now)
+        # Of the others nothing is left.
+        self._routes = {name: route for name, route in self._routes.items() if route.due > now}
+        self._rest(now)
+        waits = self._waits(now)
+        if not waits:
             return _TIDY_PAUSE  # housekeeping keeps the queue busy: who waits for its end is to be told first
         self._quietly_maintain(False)
-        self._draining = True
-        held = any(route.held for route in self._routes.values())
-        self._set_state("held" if held else "backing off", min(waiting))
-        return min(min(waiting) - now, _IDLE_POLL)
+        return min(min(waits) - now, _IDLE_POLL)
 
     def _rest(self, now: float) -> None:
-        if not any(route.due > now for route in self._routes.values()):
+        waits = self._waits(now)
+        if not waits:
             self._set_state("idle")
+            return
+        held = any(route.held for route in self._routes.values())
+        self._set_state("held" if held else "backing off", min(waits))
 
     def _look_at_network(self, now: float) -> None:
         """During an outage, probe at once when the machine has got another way out."""

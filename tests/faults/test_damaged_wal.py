@@ -107,6 +107,45 @@ def test_a_header_that_breaks_when_a_wal_starts_over_is_no_damage(open_queue: Op
     assert again.count_rows() == 21
 
 
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_a_header_that_breaks_leaves_no_frames_of_rounds_before_the_last_in_force(
+    open_queue: OpenQueue, tmp_path: Path, acknowledged: bool
+) -> None:
+    """What is left of them is older than the file. Nothing in the frames themselves says so."""
+    queue = open_queue()
+    for number in range(20):
+        queue.append([record(number)])
+    queue._store.checkpoint()
+    if acknowledged:
+        batch = queue.lease(5, 1 << 20)
+        assert batch is not None
+        queue.ack(batch)
+    else:
+        queue.append([record("last")])  # a short round, over the first frames of the one before
+    queue._store.checkpoint()
+    files = {name: (tmp_path / "queue" / name).read_bytes() for name in ("queue.db", "queue.db-wal")}
+    before = queue.ledger(), queue.count_rows()
+    for spoilt in range(HEADER, HEADER + 6 * FRAME, PAGE):  # the next round was being begun
+        copy = tmp_path / f"copy{spoilt}"
+        copy.mkdir()
+        (copy / "queue.db").write_bytes(files["queue.db"])
+        (copy / "queue.db-wal").write_bytes(bytes(spoilt) + files["queue.db-wal"][spoilt:])
+        again = open_queue(copy)
+        assert again.salvaged is None
+        assert (again.ledger(), again.count_rows()) == before
+        again.close()
+    # Nor when the file has to be salvaged for another reason.
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    content = bytearray(files["queue.db"])
+    content[:100] = bytes(100)
+    (copy / "queue.db").write_bytes(content)
+    (copy / "queue.db-wal").write_bytes(bytes(2 * FRAME) + files["queue.db-wal"][2 * FRAME :])
+    again = open_queue(copy)
+    assert again.salvaged is not None
+    assert (again.salvaged.kept, again.salvaged.lost) == (before[1], 0)
+
+
 def test_a_wal_that_was_cut_is_read_as_far_as_it_goes(
     crashed: Sample, open_queue: OpenQueue, quick_path: Path
 ) -> None:

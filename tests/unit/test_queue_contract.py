@@ -52,6 +52,16 @@ def test_a_batch_holds_events_of_one_route_only(queue: Any) -> None:
     assert [(batch.route, batch.ids) for batch in batches] == [("x", ["a", "c"]), ("y", ["b"]), ("", ["d"])]
 
 
+def test_the_oldest_event_is_told_of_all_routes_or_of_some(queue: Any) -> None:
+    assert queue.oldest_sequence() is None
+    queue.append([record(n, route) for n, route in enumerate(("x", "x", "", "y"))])
+    batch = lease(queue, 1)
+    assert queue.oldest_sequence() == 1, "leased, it is still there"
+    assert [queue.oldest_sequence(exclude) for exclude in ({"x"}, {"x", ""}, {"x", "", "y"})] == [3, 4, None]
+    queue.ack(batch)
+    assert (queue.oldest_sequence(), queue.oldest_sequence({"nobody's"})) == (2, 2)
+
+
 def test_the_route_whose_next_event_is_oldest_comes_first(queue: Any) -> None:
     queue.append([record(n, route) for n, route in enumerate(("z", "a", "", "z", "a", ""))])
     assert [lease(queue, 1).ids[0] for _ in range(6)] == list("012345")

@@ -12,7 +12,7 @@ from worker_kit import Rig
 from edgespool.errors import QueueClosed, QueueFull, QueueUnavailable
 from edgespool.event import Batch
 from edgespool.interfaces import Ledger
-from edgespool.outcome import Delivered, Outcome, Retry
+from edgespool.outcome import Delivered, Hold, Outcome, Retry
 from edgespool.testing import FakeClock, MemoryQueue
 
 
@@ -169,6 +169,46 @@ def test_when_the_interval_is_over_the_events_of_all_routes_go() -> None:
     assert rig.sent == [["a", "d"], ["b"], ["c"]]
 
 
+@pytest.mark.parametrize("outcome", [Hold("HTTP 401", 401), Retry("HTTP 503", 503, after=50.0)])
+def test_beside_a_route_that_waits_the_others_go_in_batches_as_ever(outcome: Outcome) -> None:
+    rig = Rig(lambda batch: outcome if batch.route == "x" else Delivered(), policy={"flush_interval": 5.0})
+    rig.add("a", route="x")
+    rig.run(1)
+    rig.destination.batches.clear()
+    for name in "bcdefghij":
+        rig.add(name, route="y")
+        rig.worker.step()
+        rig.clock.advance(1.0)
+    rig.run(8)
+    sizes = [len(batch) for batch in rig.destination.batches if batch.route == "y"]
+    assert sum(sizes) == 9
+    assert len(sizes) <= (4 if isinstance(outcome, Hold) else 2)  # each probe of a held route takes some along
+    assert rig.worker.state.name == ("held" if isinstance(outcome, Hold) else "backing off")
+    outcome = Delivered()
+    rig.run(301)
+    assert rig.sent[-1] == ["a"]
+    assert rig.worker.state.name == "idle"
+    rig.check()
+
+
+def test_a_route_whose_events_are_gone_when_it_is_due_keeps_nobody_busy() -> None:
+    rig = Rig(script=[Retry("HTTP 503", 503, after=5.0)])
+    rig.add("a", route="x")
+    rig.run(1)
+    rig.clock.advance(1.0)
+    gone = rig.queue.lease(1, 1)
+    assert gone is not None
+    rig.queue.ack(gone, "dropped:max_age")
+    rig.run(5)
+    steps = 0
+    end = rig.clock.monotonic() + 60
+    while rig.clock.monotonic() < end:
+        rig.step()
+        steps += 1
+    assert steps < 70
+    assert rig.worker.state.name == "idle"
+
+
 def test_what_failed_is_tried_again_before_what_came_later_has_waited() -> None:
     rig = Rig(script=[Retry("HTTP 503", 503)], policy={"flush_interval": 60.0})
     rig.run(3)
@@ -260,10 +300,10 @@ def test_what_is_asked_for_while_the_worker_looks_is_not_forgotten(ask: str) -> 
                 self.interrupt("lease")
             return found
 
-        def oldest_sequence(self) -> int | None:
+        def oldest_sequence(self, *args: Any) -> int | None:
             if self.when == "oldest" and not self.asked:
                 rig.add("early")
-            found = super().oldest_sequence()
+            found = super().oldest_sequence(*args)
             self.interrupt("oldest")
             return found
 

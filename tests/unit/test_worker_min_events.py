@@ -11,9 +11,10 @@ from unit_kit import MIB, record, records
 from worker_kit import Rig
 
 from edgespool import Client
-from edgespool.outcome import Delivered, Retry
+from edgespool.event import Batch
+from edgespool.outcome import Delivered, Outcome, Retry
 from edgespool.queue import DiskQueue
-from edgespool.testing import FakeDestination
+from edgespool.testing import FakeClock, FakeDestination
 
 
 def waiting(least: int, *args: Any, **given: Any) -> Rig:
@@ -44,6 +45,29 @@ def test_once_begun_all_of_it_goes() -> None:
     rig.add(*"bcd")  # a full batch, but too few
     rig.run(60)
     assert len(rig.sent) == 3
+
+
+def test_what_came_meanwhile_begins_anew_though_it_is_a_full_batch() -> None:
+    def answer(batch: Batch) -> Outcome:
+        if len(rig.sent) == 1:
+            rig.add(*"abcd")
+        return Delivered()
+
+    rig = waiting(8, answer, policy={"batch_size": 4})
+    rig.add(*range(8))
+    rig.run(60)
+    assert [len(ids) for ids in rig.sent] == [4, 4]
+    rig.add(*"efgh")
+    rig.run(60)
+    assert [len(ids) for ids in rig.sent] == [4, 4, 4, 4]
+
+
+def test_a_route_that_failed_is_tried_again_though_few_wait() -> None:
+    rig = waiting(5, script=[Delivered(), Retry("HTTP 503", 503, after=5.0)], policy={"batch_size": 4})
+    rig.add(*range(4), route="x")
+    rig.add(*range(2), route="y")
+    rig.run(600)
+    assert rig.queue.ledger().pending == 0
 
 
 def test_a_failure_does_not_make_it_wait_for_more() -> None:
@@ -184,4 +208,30 @@ def test_closing_a_paused_client_sends_nothing(client: Client) -> None:
 
 def test_closing_sends_what_is_too_few(client: Client) -> None:
     client.record("a")
+    assert client.close(20).pending == 0
+
+
+@pytest.mark.usefixtures("_nothing_is_left_behind")
+def test_drains_of_a_client_that_do_not_wait_share_a_request(tmp_path: Path) -> None:
+    clock, destination = FakeClock(), FakeDestination()
+    client = Client(path=tmp_path / "queue", source="pi", destination=destination, flush_interval=3600, clock=clock)
+
+    def wait_for(batches: int) -> None:
+        for _ in range(400):
+            if len(destination.batches) >= batches:
+                return
+            client._worker.wait_for_progress(0.05)
+
+    client.record("a")
+    clock.advance(1.0)
+    client.drain()
+    wait_for(1)
+    for name in "bcd":
+        client.record(name)
+        client.drain()
+        client._worker.wait_for_progress(0.1)
+    assert len(destination.batches) == 1, "the clock stands still"
+    clock.advance(0.2)
+    wait_for(2)
+    assert [len(batch) for batch in destination.batches] == [1, 3]
     assert client.close(20).pending == 0

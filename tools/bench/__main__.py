@@ -56,7 +56,7 @@ def main() -> int:
             "bytes": lambda: [delivery.bytes_written(directory, args.rounds)],
             "waiting": lambda: size.waiting(directory, args.rounds, args.events),
             "import": lambda: size.importing(args.rounds),
-            "vendors": lambda: frontends.throughput(directory, min(args.rounds, 5)),
+            "vendors": lambda: frontends.throughput(directory, args.rounds),
         }
         unknown = set(args.groups) - set(groups)
         if unknown:

@@ -1174,13 +1174,22 @@ class DiskQueue(PersistQueueMethods):
 
         return self._store.read(work)
 
-    def oldest_sequence(self) -> int | None:
-        """Return the number, in the order of acceptance, of the oldest event in the table; None when it is empty.
+    def oldest_sequence(self, exclude: Set[str] = frozenset()) -> int | None:
+        """Return the number, in the order of acceptance, of the oldest event in the table; None when there is none.
 
         Events are numbered from 1; `Ledger.accepted` is the number of the newest.
+
+        Args:
+            exclude: routes to pass over.
         """
-        heads = self._store.read(lambda connection: self._heads(connection, {}))
-        return min(heads.values(), default=None)
+
+        def work(connection: sqlite3.Connection) -> int | None:
+            heads = self._heads(connection, {})
+            if exclude:
+                heads = {rid: head for rid, head in heads.items() if self._route_name(connection, rid) not in exclude}
+            return min(heads.values(), default=None)
+
+        return self._store.read(work)
 
     @property
     def format_name(self) -> str | None:

@@ -37,7 +37,7 @@ def damage(directory: str) -> str | None:
         return None  # the very first start was cut short: SQLite undoes it
     if rawfile.in_use(path):
         return None  # looked at before
-    with Pages(path, schema.PAGE_SIZE) as pages:
+    with salvage.newest(path) as pages:
         if not pages.file_bytes:
             return _of_nothing(directory, pages)
         first = pages.page(1)

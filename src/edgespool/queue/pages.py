@@ -33,11 +33,12 @@ class Pages:
     Args:
         path: the database file; it, and the WAL beside it, may be missing or damaged.
         page_size: what the pages were made with; the header may be the part that is damaged.
+        wal: whether the WAL is looked at.
     """
 
-    def __init__(self, path: str, page_size: int) -> None:
+    def __init__(self, path: str, page_size: int, *, wal: bool = True) -> None:
         self.size = page_size
-        self.wal = Wal(path + "-wal", page_size)
+        self.wal = Wal(path + "-wal" if wal else "", page_size)
         self._overlay, self.stale, self.nameless = self.wal.newest()
         self._fd = -1
         self.file_bytes = 0
@@ -101,6 +102,15 @@ class Pages:
         in_file = self.file_bytes // self.size
         yield from range(1, in_file + 1)
         yield from sorted(number for number in self._overlay if number > in_file)
+
+    def logged(self) -> list[int]:
+        """Return the numbers of the pages that stand in the WAL."""
+        return sorted(self._overlay)
+
+    def certain(self, number: int) -> bool:
+        """Whether the newest copy of a page is in the file, or in a frame of the WAL whose checksum fits."""
+        index = self._overlay.get(number)
+        return index is None or self.wal.certain(index)
 
     def folded(self) -> bool:
         """Whether the database file already holds what the WAL does: nothing is lost with the WAL then."""

@@ -29,7 +29,7 @@ from ..files import make_directory, open_private, sync_directory, write_whole
 from . import schema
 from .pages import Pages
 
-__all__ = ["Report", "finish", "holds_events", "report_of", "reports", "salvage"]
+__all__ = ["Report", "finish", "holds_events", "newest", "report_of", "reports", "salvage"]
 
 _log = logging.getLogger("edgespool")
 _UNFINISHED = schema.FILE_NAME + ".new"
@@ -85,7 +85,7 @@ def salvage(directory: str, why: object) -> Report:
         stamp += "-again"  # a clock that stands still
     aside = os.path.join(directory, _FOLDER, stamp)
     try:
-        with Pages(os.path.join(directory, schema.FILE_NAME), schema.PAGE_SIZE) as pages:
+        with newest(os.path.join(directory, schema.FILE_NAME)) as pages:
             report = _build(fresh, pages, _look(pages), stamp)
         report = replace(report, aside=aside, why=str(why), when=now.isoformat())
         write_whole(os.path.join(aside, _REPORT), json.dumps(asdict(report), indent=1).encode())
@@ -114,6 +114,51 @@ def holds_events(pages: Pages) -> bool:
 
 
 # --- reading -----------------------------------------------------------------------------------------------------
+
+
+def newest(path: str) -> Pages:
+    """Return the newest version of each page of a queue's file and its WAL.
+
+    A WAL that has lost its header no longer says which of its frames are of the present round. Those of an earlier one
+    are in the file, and pages that are newer may be, too: then the WAL is left out.
+    """
+    pages = Pages(path, schema.PAGE_SIZE)
+    if pages.wal.sound_header or not pages.wal.proven or pages.folded():
+        return pages
+    alone = Pages(path, schema.PAGE_SIZE, wal=False)
+    if _is_older(pages, alone):
+        pages.close()
+        return alone
+    alone.close()
+    return pages
+
+
+def _is_older(pages: Pages, alone: Pages) -> bool:
+    """Whether a file holds more than its WAL does, by what only ever grows: events accepted, and events gone."""
+    roots = _roots(alone)
+    ledger, logged = roots["edgespool_ledger"], pages.logged()
+    certain = [number for number in logged if pages.certain(number)]
+    in_file = _progress(alone, ledger, alone, logged)
+    in_log = _progress(pages if pages.certain(ledger) else alone, ledger, pages, certain)
+    if in_file != in_log:
+        # Where one says this and the other that, frames are broken, too, and all is kept.
+        return in_file[0] >= in_log[0] and in_file[1] >= in_log[1]
+    # What is left in the WAL tells neither. A file that has all that waits needs none of it.
+    sure, _ = alone.leaves(roots[schema.TABLE])
+    return len(set(_events_on(alone, sure))) == in_file[0] - in_file[1]
+
+
+def _progress(counted: Pages, ledger: int, shown: Pages, numbers: list[int]) -> tuple[int, int]:
+    """Return how many events had been accepted, and how many had left, by a ledger and the events on some pages."""
+    counts, _ = _ledger(counted, ledger)
+    accepted = counts.pop("seq", 0)
+    newest = max((rowid & schema.SEQUENCE_MASK for rowid in _events_on(shown, numbers)), default=0)
+    return max(accepted, newest), sum(counts.values())
+
+
+def _events_on(pages: Pages, numbers: list[int]) -> Iterator[int]:
+    """Yield the row ids of the sound events on some pages."""
+    return (rowid for rowid, values in pages.rows(numbers) if _event(rowid, values) is not None)
 
 
 def _look(pages: Pages) -> _Found:

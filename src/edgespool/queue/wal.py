@@ -98,6 +98,10 @@ class Wal:
                 stale.discard(number)
         return newest, stale, nameless
 
+    def certain(self, index: int) -> bool:
+        """Whether a frame's checksum fits. Of one behind a broken frame nobody knows: it may be half written over."""
+        return self._states[index] == GOOD
+
     def older(self, number: int, index: int) -> Iterator[int]:
         """Yield the frames with copies of a page older than the one at `index`, newest first."""
         for each in range(min(index, self.proven) - 1, -1, -1):

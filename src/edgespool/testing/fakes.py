@@ -336,12 +336,13 @@ class MemoryQueue:
             pending = self._accepted - sum(counts.values())
             return Ledger(self._accepted, counts.get("delivered", 0), counts.get("failed", 0), dropped, pending)
 
-    def oldest_sequence(self) -> int | None:
-        """Return the number, in the order of acceptance, of the oldest event there is, leased or not; None: there is
-        none. Raises QueueClosed."""
+    def oldest_sequence(self, exclude: Set[str] = frozenset()) -> int | None:
+        """Return the number, in the order of acceptance, of the oldest event of a route that is not excluded, leased
+        or not; None: there is none. Raises QueueClosed."""
         with self._lock:
             self._use()
-            return min((next(iter(route.rows)) for route in self._routes.values() if route.rows), default=None)
+            routes = [route.rows for name, route in self._routes.items() if route.rows and name not in exclude]
+            return min(map(next, map(iter, routes)), default=None)
 
     def count_rows(self) -> int:
         """Return how many events are held, by counting them; raises QueueClosed."""
