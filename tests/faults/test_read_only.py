@@ -238,6 +238,7 @@ def test_closing_on_such_a_disk_closes_everything_and_counts_what_waits(disk: Di
     client._queue.sync()
     disk.turn_read_only()
     refused(client)
+    until(lambda: _nothing_open_below(disk.path))
     assert client.close(0.1).pending == 5
     assert client._queue._store.closed
     assert _nothing_open_below(disk.path)
