@@ -157,7 +157,8 @@ def throughput(directory: str, rounds: int, count: int = 3000) -> Iterator[Figur
             process.append(_run(directory, ours, program, count, "process")[0])
         note = f"; the original lost up to {lost} of {count}" if lost else ""
         yield _figure(f"{vendor}, default settings / the original in memory", 1.0, power, original, note)
-        yield _figure("  of which: one flush an event, raw sqlite3 only / the original", None, flushes, original)
+        yield _figure("  raw sqlite3, a flush an event and nothing else / the original", None, flushes, original)
+        yield _figure(f"  {vendor}, default settings / that raw sqlite3", None, power, flushes)
         yield _figure(f'  {vendor} at durability "process" / the original', 1.0, process, original)
     client = "from edgespool import Client"
     for vendor in _OTHERS:
