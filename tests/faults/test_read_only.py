@@ -230,6 +230,20 @@ def test_a_program_that_only_looks_keeps_nothing_open(disk: Disk, collector: Col
     assert collector.count() == 1
 
 
+def test_closing_on_such_a_disk_closes_everything_and_counts_what_waits(disk: Disk, collector: Collector) -> None:
+    collector.set_fault(status=503)
+    client = Client(collector.url, path=str(disk.path / "queue"), flush_interval=3600, durability="process")
+    for number in range(5):
+        client.record("a", number=number)
+    client._queue.sync()
+    disk.turn_read_only()
+    refused(client)
+    until(lambda: _nothing_open_below(disk.path))
+    assert client.close(0.1).pending == 5
+    assert client._queue._store.closed
+    assert _nothing_open_below(disk.path)
+
+
 def _nothing_open_below(path: Path) -> bool:
     for name in os.listdir("/proc/self/fd"):
         try:
