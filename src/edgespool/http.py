@@ -14,7 +14,7 @@ import logging
 import netrc  # noqa: F401 - of that, the child could never import it; so with this one
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -207,14 +207,16 @@ class HttpDestination:
             self._template = None
         environment = self._environment(self.url + request.path)
         prepared = self._prepare(request.method, self.url + request.path, headers, body)
-        self._redactor.learn_sent(prepared.headers)
-        if self._service is not None:
+        known: Collection[str] = ()
+        if self._service is not None:  # it says itself what is secret in the headers it made
             self._redactor.learn(self._service.secrets())
+            known = {name.lower() for name in request.headers} - self._own_names
+        self._redactor.learn_sent(prepared.headers, known)
         with self._session.send(
             prepared, timeout=self._timeout, allow_redirects=False, stream=True, **environment
         ) as response:
             if response.request is not prepared:  # it had to be signed anew
-                self._redactor.learn_sent(response.request.headers)
+                self._redactor.learn_sent(response.request.headers, known)
             reply = Reply(
                 response.status_code,
                 {name.lower(): value for name, value in response.headers.items()},

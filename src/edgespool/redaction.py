@@ -11,8 +11,9 @@ import contextlib
 import html
 import json
 import logging
+import re
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, quote_plus, unquote
 
@@ -24,9 +25,20 @@ _REDACTED = "[redacted]"
 _SHORTEST_SECRET = 4  # characters; shorter ones would blank out half of every message
 # Headers that are no credentials, whatever they hold.
 _HARMLESS = frozenset({
-    "accept", "accept-encoding", "accept-language", "connection", "content-encoding", "content-length", "content-type",
-    "date", "host", "idempotency-key", "transfer-encoding", "user-agent",
+    "accept", "accept-charset", "accept-encoding", "accept-language", "cache-control", "connection", "content-digest",
+    "content-encoding", "content-length", "content-type", "date", "expect", "host", "idempotency-key", "origin",
+    "pragma", "prefer", "te", "traceparent", "tracestate", "transfer-encoding", "user-agent", "x-correlation-id",
+    "x-request-id",
 })  # fmt: skip
+# Of the others, one whose name says so holds a credential, and one whose name ends so and says nothing of the kind
+# holds none. Of one whose name says neither nobody knows, and it is taken for secret.
+_TELLING = ("auth", "bearer", "cookie", "cred", "jwt", "key", "pass", "secret", "session", "sig", "token")
+_PLAIN = frozenset({
+    "agent", "channel", "device", "encoding", "environment", "fleet", "format", "language", "location", "model",
+    "platform", "region", "site", "source", "tenant", "timestamp", "timezone", "type", "version",
+})  # fmt: skip
+_PARTS = re.compile(r"[-_]")  # of a header's name
+_SHORTEST_TOKEN = 8  # characters of what may be a token after a word that names its kind
 _LOGGERS = ("urllib3.connection", "urllib3.connectionpool", "urllib3.poolmanager", "urllib3.util.retry")
 
 
@@ -62,9 +74,14 @@ class Redactor:
             secret for url in proxies.values() if isinstance(url, str) for secret in _in_url(url, query=False)
         )
 
-    def learn_sent(self, headers: Mapping[str, str | bytes]) -> None:
-        """Take the credentials in a request's headers for secret until the next: more than the settings hold."""
-        found = set(_in_headers(headers))
+    def learn_sent(self, headers: Mapping[str, str | bytes], known: Collection[str] = ()) -> None:
+        """Take the credentials in a request's headers for secret until the next: more than the settings hold.
+
+        Args:
+            headers: all that was sent.
+            known: names of headers that need no look, in lower case: what is secret in them was learned.
+        """
+        found = set(_in_headers({name: value for name, value in headers.items() if name.lower() not in known}))
         if found != self._sent:
             self._sent = found
             self._spelled = _spellings(self._given | found)
@@ -113,9 +130,12 @@ def _in_headers(headers: Mapping[str, str | bytes]) -> list[str]:
     """Return the values of headers that may be credentials, whole and in their parts."""
     found: list[str] = []
     for name, content in headers.items():
-        if name.lower() not in _HARMLESS:
+        if _may_be_secret(name.lower()):
             value = content.decode("latin-1") if isinstance(content, bytes) else content
-            found += [value, *value.split(" ", 1)[1:]]
+            found.append(value)
+            rest = value.partition(" ")[2]
+            if "auth" in name.lower() or (len(rest) >= _SHORTEST_TOKEN and " " not in rest):
+                found.append(rest)  # what follows the scheme
             if name.lower() == "cookie":
                 found += [part.partition("=")[2].strip() for part in value.split(";")]
             elif value.startswith("Basic "):
@@ -123,6 +143,13 @@ def _in_headers(headers: Mapping[str, str | bytes]) -> list[str]:
                     pair = base64.b64decode(value[6:])
                     found += [part for coding in ("utf-8", "latin-1") for part in pair.decode(coding).split(":", 1)]
     return found
+
+
+def _may_be_secret(name: str) -> bool:
+    """Whether a header of this name, in lower case, may hold a credential."""
+    if name in _HARMLESS:
+        return False
+    return any(word in name for word in _TELLING) or _PARTS.split(name)[-1] not in _PLAIN
 
 
 def _spellings(secrets: Iterable[str]) -> list[str]:

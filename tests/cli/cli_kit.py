@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pty
+import select
 import signal
 import sqlite3
 import subprocess
@@ -54,14 +55,18 @@ def on_terminal(*arguments: str, until: bytes | None = None) -> Result:
     )  # fmt: skip
     os.close(theirs)
     out = b""
-    with contextlib.suppress(OSError):  # the other end was closed
-        while part := os.read(ours, 4096):
-            out += part
-            if until is not None and until in out:
-                process.send_signal(signal.SIGINT)
-                until = None
-    os.close(ours)
-    return Result(process.wait(20), out.decode(), "")
+    try:
+        with contextlib.suppress(OSError):  # the other end was closed
+            while select.select([ours], [], [], 20)[0] and (part := os.read(ours, 4096)):
+                out += part
+                if until is not None and until in out:
+                    process.send_signal(signal.SIGINT)
+                    until = None
+        return Result(process.wait(20), out.decode(), "")
+    finally:
+        os.close(ours)
+        process.kill()
+        process.wait()
 
 
 def record(path: Path | str, count: int, route: str = "", **data: object) -> list[str]:

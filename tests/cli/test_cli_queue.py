@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import time
 from pathlib import Path
 
@@ -95,6 +96,20 @@ def test_watch_on_a_terminal_is_drawn_in_place(home: Path) -> None:
     assert shown.code == Exit.INTERRUPTED
     assert "\x1b[" in shown.out
     assert "none is running" in shown.out
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["a terminal", "a pipe"])
+def test_watch_ends_when_nobody_can_see_it(home: Path, start: Start, terminal: bool) -> None:
+    record(home / "q", 1)
+    ours, theirs = pty.openpty() if terminal else os.pipe()
+    # In a session of its own: no SIGHUP tells it.
+    process = start("status", "--watch=0.1", stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    shown = b""
+    while b"waiting" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    process.wait(20)
 
 
 # --- peek and export --------------------------------------------------------------------------------------------------

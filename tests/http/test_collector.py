@@ -410,12 +410,7 @@ def test_a_closed_port_refuses_cuts_and_comes_back_with_its_data(collector: Coll
     assert collector.connections == 2
 
 
-def test_a_temporary_file_goes_at_close_and_a_given_one_stays(tmp_path: Path) -> None:
-    with Collector() as collector:
-        temporary = collector.store.path
-        assert temporary.exists()
-    assert not temporary.parent.exists()
-    collector.close()
+def test_a_given_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "kept.db"
     with Collector(path) as collector:
         sender = Sender(collector)
@@ -785,6 +780,30 @@ say = lambda text: print(text, flush=True)
 serve(sys.argv[1], on_ready=lambda c: say(c.port), on_request=lambda r: say(f"{r.method} {r.status} {r.events}"))
 say("closed")
 """
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_without_a_file_nothing_is_left_however_it_ends(tmp_path: Path, number: signal.Signals) -> None:
+    code = SERVE.replace("serve(sys.argv[1], ", "serve(None, ")
+    source = str(Path(edgespool.testing.__file__).parents[2])
+    places = dict.fromkeys(("TMPDIR", "SQLITE_TMPDIR", "HOME"), str(tmp_path))
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=tmp_path,
+        env={**os.environ, **places, "PYTHONPATH": source},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", int(process.stdout.readline()), timeout=5)
+            for n in range(20):  # more than SQLite keeps in memory
+                connection.request("POST", "/", events(f"{n}-" + "x" * 500_000), {"Content-Type": BATCH})
+                assert connection.getresponse().read()
+            assert list(tmp_path.iterdir()) == [], "not even while it runs"
+            process.send_signal(number)
+            assert process.wait(10) == (0 if number is signal.SIGTERM else -number)
+            connection.close()
+        finally:
+            process.kill()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import requests
 from network_kit import (
     MIB,
     MakeClient,
@@ -109,6 +110,30 @@ def test_a_reply_that_unpacks_to_a_gigabyte_fills_no_memory(coding: str) -> None
         outcome = send_within(BOUND, destination(url))
     assert isinstance(outcome, Delivered)
     assert cost.memory < 16 * MIB
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "deflate, gzip", "br", "zstd", "gzip, identity, gzip"])
+def test_what_could_unpack_without_bound_is_left_packed(coding: str) -> None:
+    # Whether urllib3 bounds what it unpacks depends on its version, and what it can unpack on what is installed.
+    body = b"a readable reason"
+    for _ in range(coding.count("gzip")):
+        body = gzip.compress(body, mtime=0)
+
+    def talk(connection: socket.socket) -> None:
+        read_request(connection)
+        head = f"HTTP/1.1 503 No\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+
+    with server(talk) as url:
+        outcome = send_within(BOUND, destination(url))
+    assert isinstance(outcome, Retry)
+    assert outcome.reason == "HTTP 503"
+
+
+def test_chunks_without_end_do_not_hold_a_session_of_the_users() -> None:
+    with server(BODIES["in chunks"]) as url, requests.Session() as session:
+        outcome = send_within(BOUND, destination(url, session=session))
+    assert isinstance(outcome, Delivered)
 
 
 def _bomb(layers: int) -> bytes:

@@ -44,9 +44,11 @@ def test_an_outage_is_waited_for_without_spinning_and_ends_by_itself(
         return attempts(batch)
 
     client._destination.send = counted  # type: ignore[attr-defined]
+    connections = proxy.connections
     with measured() as cost:
         time.sleep(1.0)
     assert count <= 1 + cost.wall / 0.2
+    assert proxy.connections - connections <= 2 + cost.wall / 0.2, "nobody below tries again by itself"
     assert cost.cpu < 0.4 * cost.wall
     assert cost.memory < 4 * MIB
     proxy.heal()

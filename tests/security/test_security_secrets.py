@@ -21,7 +21,8 @@ from security_kit import QUICK, Ears, RawServer, command, files_below, leaks, re
 from edgespool import AsyncClient, Client
 from edgespool.config import Settings
 from edgespool.errors import ConfigError, EdgespoolError
-from edgespool.formats import create
+from edgespool.event import Batch, StoredEvent
+from edgespool.formats import Service, create
 from edgespool.http import HttpDestination
 from edgespool.queue.view import QueueView
 from edgespool.redaction import Redactor
@@ -356,3 +357,48 @@ def test_many_threads_redact_at_once(everything: Everything) -> None:
     for thread in threads:
         thread.join()
     assert leaks([("log", line) for line in everything.ears.heard], [TOKEN]) == []
+
+
+SECRET_HEADERS = ["Authorization", "Cookie", "X-Api-Key", "X-Auth-Type", "X-Session-Version", "X-Signature-Timestamp",
+                  "Token", "X-Passphrase", "X-Whatever", "X-Device-Id", "Forwarded"]  # fmt: skip
+HARMLESS_HEADERS = ["Accept", "Content-Type", "User-Agent", "traceparent", "X-Request-Id", "X-Site", "X-Tenant",
+                    "SDK-Version", "x_client_platform", "X-SDK-Client-Timestamp"]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["of the settings", "of the session"])
+def test_what_a_header_says_is_secret_unless_its_name_says_that_it_is_not(way: str) -> None:
+    for name in (*SECRET_HEADERS, *HARMLESS_HEADERS):
+        headers = {name: "north-wing"}
+        redactor = Redactor("http://h/", headers if way == "of the settings" else {}, None)
+        if way == "of the session":
+            redactor.learn_sent(headers)
+        expected = "[redacted]" if name in SECRET_HEADERS else "north-wing"
+        assert redactor.clean("no such place: north-wing!") == f"no such place: {expected}!", name
+
+
+def test_what_follows_a_scheme_is_secret_and_the_words_of_a_sentence_are_not() -> None:
+    for name, value, shown in (
+        ("Authorization", "Token abcd", False),
+        ("Proxy-Authorization", "Digest a b", False),
+        ("X-Whatever", "Bearer abcd1234", False),
+        ("X-Whatever", "please retry", True),
+        ("X-Whatever", "a note for people", True),
+    ):
+        redactor = Redactor("http://h/", {name: value}, None)
+        rest = value.partition(" ")[2]
+        assert (rest in redactor.clean(f"refused: {rest}!")) is (shown or len(rest) < 4), (name, value)
+        assert value not in redactor.clean(f"refused: {value}!")
+
+
+def test_a_service_says_itself_what_is_secret_in_its_headers() -> None:
+    service = create("initialstate", "pi")
+    assert isinstance(service, Service)
+    service.configure(Settings(auth="own-access-key"))
+    payload = service.encode("temperature", {"value": 1}, "id", 1.5)
+    said = b"the bucket north-wing is not for own-access-key, nor for mine-alone"
+    with RawServer(reply(400, said)) as server:
+        destination = HttpDestination(server.url, service, headers={"X-Own": "mine-alone"})
+        outcome = destination.send(Batch("north-wing", [StoredEvent(1, payload, 1.5, b"i" * 16, False)]))
+        destination.close()
+    assert b"X-IS-BucketKey: north-wing" in server.got[0]
+    assert "the bucket north-wing is not for [redacted], nor for [redacted]" in getattr(outcome, "reason", "")

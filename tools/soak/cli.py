@@ -19,11 +19,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=8, help="threads in each of them (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the network and the writers (default: %(default)s)")
     parser.add_argument("--durability", choices=("power", "process"), default="power")
+    parser.add_argument("--reader", action="store_true", help="let somebody read the queue file and never let go")
     parser.add_argument("--directory", help="where to write; the temporary directory if not given")
     args = parser.parse_args()
     report = run(
         args.seconds, processes=args.processes, threads=args.threads, seed=args.seed, durability=args.durability,
-        directory=args.directory,
+        directory=args.directory, reader=args.reader,
     )  # fmt: skip
     print(_table(report))
     return 0 if report.sound else 1

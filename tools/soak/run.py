@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,6 +16,7 @@ from pathlib import Path
 import edgespool
 from edgespool import Client
 from edgespool.interfaces import Ledger
+from edgespool.queue import schema
 from edgespool.testing import Collector, FaultProxy
 from edgespool.testing.weather import weather
 from soak.writer import Orders
@@ -60,7 +63,7 @@ class Report:
 
 def run(
     seconds: float, *, processes: int = 8, threads: int = 8, seed: int = 1, durability: str = "power",
-    directory: str | None = None,
+    directory: str | None = None, reader: bool = False,
 ) -> Report:  # fmt: skip
     """Let processes record for so many seconds while the network flaps, then let all be delivered, and count.
 
@@ -70,6 +73,7 @@ def run(
         seed: what the dice of the network and of the writers start from.
         durability: as `edgespool.Client` has it.
         directory: where the queue and all else is put, and removed again; None: the temporary directory.
+        reader: whether somebody looks at the queue file all the while, in one transaction that is never ended.
     """
     with (
         tempfile.TemporaryDirectory(prefix="edgespool-soak-", dir=directory) as work,
@@ -86,7 +90,10 @@ def run(
             for number, path in enumerate(lists)
         ]
         try:
-            _watch(writers, queue, report, began + seconds + _GRACE)
+            with _Reader(queue) if reader else contextlib.nullcontext() as looking:
+                _watch(writers, queue, report, began + seconds + _GRACE)
+                if looking is not None and not looking.reads():
+                    report.trouble.append("the reader did not get to read")
         finally:
             _end(writers)
         proxy.heal()
@@ -100,6 +107,41 @@ def run(
         report.connections, report.exchanges = proxy.connections, proxy.exchanges
         report.faulted, report.unanswered = proxy.faulted, proxy.unanswered
         return report
+
+
+class _Reader:
+    """Another program's connection, in the midst of a SELECT from the moment there is something to read."""
+
+    def __init__(self, queue: str) -> None:
+        self._path = os.path.join(queue, schema.FILE_NAME)
+        self._connection: sqlite3.Connection | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._begin, name="reader")
+
+    def __enter__(self) -> _Reader:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        if self._connection is not None:
+            self._connection.close()
+
+    def reads(self) -> bool:
+        """Return whether its transaction has been open for a while, and still is."""
+        return self._connection is not None and self._connection.in_transaction
+
+    def _begin(self) -> None:
+        while not self._closing.wait(0.05):
+            if os.path.exists(self._path):
+                connection = sqlite3.connect(self._path, isolation_level=None, timeout=5, check_same_thread=False)
+                connection.execute("BEGIN")
+                with contextlib.suppress(sqlite3.OperationalError):  # no table yet
+                    if connection.execute(f"SELECT _id FROM {schema.TABLE}").fetchone() is not None:
+                        self._connection = connection
+                        return
+                connection.close()
 
 
 def _start(orders: Orders) -> subprocess.Popen[bytes]:

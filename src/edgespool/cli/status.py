@@ -49,10 +49,12 @@ def status(watch: float | None, place: Place, as_json: bool) -> int:
         from rich.live import Live
         from rich.text import Text
 
-        with Live(refresh_per_second=4, screen=False) as live:
-            while True:
-                live.update(Text(visible(f"{_text(gather(settings.directory))}\n\n{moment(time.time())}, Ctrl-C ends")))
+        with Live(auto_refresh=False) as live:
+            while terminal():  # rich takes one that has gone for a file, and draws nothing, for ever
+                shown = visible(f"{_text(gather(settings.directory))}\n\n{moment(time.time())}, Ctrl-C ends")
+                live.update(Text(shown), refresh=True)
                 time.sleep(max(0.1, watch))
+        return Exit.OK
     while True:
         found = gather(settings.directory)
         if as_json:

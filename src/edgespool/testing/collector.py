@@ -60,8 +60,8 @@ class Collector:
         """Set up a collector; `start` opens it.
 
         Args:
-            path: the SQLite file to keep what arrives, continued if it exists; None means a temporary one, removed at
-                `close`.
+            path: the SQLite file to keep what arrives, continued if it exists; None means a temporary one, gone
+                after `close` or the end of the process.
             host: a loopback address or `localhost`.
             port: 0 means any free one, which then stays the same through `close_port` and `open_port`.
             keep_bodies: keep each request's decompressed body in its record.

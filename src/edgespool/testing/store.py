@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sqlite3
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -211,31 +209,29 @@ class Store:
     """The collector's memory. Safe for many threads; one request is written at a time."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Open the file at `path`, made if missing with its directory; None: a temporary one, removed at `close`.
+        """Open the file at `path`, made if missing with its directory; None: a temporary one, which ends with us.
 
         Raises ValueError when the file is something else, OSError when it cannot be made.
         """
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
-        self._temporary: str | None = None
-        if path is None:
-            self._temporary = tempfile.mkdtemp(prefix="edgespool-collector-")
-            self.path = Path(self._temporary, "collector.db")
-        else:
-            self.path = Path(path)
+        # Without a name SQLite makes a temporary file that has none either: killed or not, nothing is left of it.
+        self.path = Path(path) if path is not None else None
+        self._name = self.path or "a temporary file"
+        if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # One connection for all threads, behind the one lock. No implicit transactions: they begin where we say.
-            self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+            self._connection = sqlite3.connect(self.path or "", check_same_thread=False, isolation_level=None)
         except sqlite3.OperationalError as error:
-            raise OSError(f"{self.path} cannot be opened: {error}") from error
+            raise OSError(f"{self._name} cannot be opened: {error}") from error
         try:
             self._prepare()
             self._counts = self._count()
         except BaseException as error:
             self.close()
             if isinstance(error, sqlite3.OperationalError):
-                raise OSError(f"{self.path} cannot be used: {error}") from error
+                raise OSError(f"{self._name} cannot be used: {error}") from error
             if isinstance(error, sqlite3.DatabaseError):
                 raise ValueError(f"{self.path} is not a collector's file: {error}") from error
             raise
@@ -349,10 +345,8 @@ class Store:
         ]
 
     def close(self) -> None:
-        """Close the file, and remove it if it is a temporary one. Whoever waits is woken. Can be called again."""
+        """Close the file; a temporary one is gone then. Whoever waits is woken. Can be called again."""
         with self._changed:
             self._closed = True
             self._connection.close()
             self._changed.notify_all()
-        if self._temporary is not None:
-            shutil.rmtree(self._temporary, ignore_errors=True)
