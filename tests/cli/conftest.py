@@ -58,12 +58,14 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """Start `python -m edgespool ARGUMENTS`; it is killed at the end if it still runs."""
+    scratch = str(tmp_path_factory.mktemp("scratch"))  # what is killed cannot take its temporary files away
     running: list[subprocess.Popen[bytes]] = []
 
     def call(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+        pipes["env"] = {**(options.get("env") or os.environ), "TMPDIR": scratch}
         running.append(subprocess.Popen([sys.executable, "-m", "edgespool", *arguments], **pipes))
         return running[-1]
 
