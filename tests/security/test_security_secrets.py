@@ -359,6 +359,13 @@ def test_many_threads_redact_at_once(everything: Everything) -> None:
     assert leaks([("log", line) for line in everything.ears.heard], [TOKEN]) == []
 
 
+@pytest.mark.parametrize("auth", [TOKEN, (USER, PASSWORD), (USER.encode(), PASSWORD.encode())])
+def test_what_is_given_is_secret_before_anything_was_sent(auth: Any) -> None:
+    redactor = Redactor(f"http://h/?key={IN_QUERY.replace('&', '%26')}", {"X-Key": IN_HEADER}, auth)
+    said = redactor.clean(f"{IN_QUERY} {IN_HEADER} {TOKEN if auth == TOKEN else USER + ':' + PASSWORD}")
+    assert leaks([("said", said)], SECRETS) == []
+
+
 SECRET_HEADERS = ["Authorization", "Cookie", "X-Api-Key", "X-Auth-Type", "X-Session-Version", "X-Signature-Timestamp",
                   "Token", "X-Passphrase", "X-Whatever", "X-Device-Id", "Forwarded"]  # fmt: skip
 HARMLESS_HEADERS = ["Accept", "Content-Type", "User-Agent", "traceparent", "X-Request-Id", "X-Site", "X-Tenant",

@@ -75,6 +75,19 @@ def test_when_all_are_refused_all_are_given_up_one_by_one() -> None:
     assert (decision.reason, decision.status) == (POISON.reason, 400)
 
 
+def test_a_half_that_goes_in_parts_ends_where_it_was_cut() -> None:
+    """Else the search would go on with pieces that hold what was already found to be good."""
+    rig = Rig(poisoned(7), [POISON, Retry("busy"), Retry("busy")], policy={"batch_size": 8})
+    rig.add(*range(8))
+    rig.drain()
+    sizes = [len(batch) for batch in rig.destination.batches]
+    # Refused; its first half twice in vain; one event to ask whether the server is back; the rest of that half.
+    assert sizes[:5] == [8, 4, 4, 1, 3]
+    assert sizes[5:] == [4, 2, 2, 1, 1]
+    assert rig.failed_ids == ["7"]
+    rig.check()
+
+
 def test_events_that_come_in_meanwhile_keep_their_place_behind() -> None:
     rig = Rig(poisoned(3), policy={"batch_size": 8})
     rig.add(*range(8))

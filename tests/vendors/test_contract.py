@@ -20,6 +20,8 @@ import pytest
 
 import edgespool
 from edgespool import Client, config, vendors
+from edgespool.cli.app import edgespool as edgespool_command
+from edgespool.cli.app import run
 from edgespool.client import _clients
 from edgespool.outcome import Backoff
 from edgespool.replay import Replay
@@ -160,17 +162,48 @@ def test_a_refused_event_stands_alone_in_a_failed_file_and_is_replayed(
     assert (path / "replayed").is_dir()
 
 
-def test_no_credential_is_written_anywhere(vendor: str, tmp_path: Path, collector: Collector) -> None:
+@pytest.mark.parametrize("status", [400, 401, 503])
+def test_no_credential_is_kept_or_said_though_the_server_repeats_it(
+    vendor: str, tmp_path: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], status: int,
+) -> None:  # fmt: skip
+    caplog.set_level("NOTSET")
     path = tmp_path / "queue"
-    device = open_device(vendor, collector.base_url, path)
-    collector.set_fault(poison=device.poison(1))
+    url = collector.base_url.replace("//", "//anna:pass-in-the-address@")
+    device = open_device(vendor, url, path)
+    client = client_at(path)
+    secrets = [*client._format.secrets(), "pass-in-the-address"]  # type: ignore[attr-defined]
+    collector.set_fault(status=status, body=f"you sent {' and '.join(secrets)}")
     for number in range(3):
         device.track(number)
-    assert client_at(path).flush(DEADLINE)
+    until(lambda: client.stats().last_error or (client.stats().failed and not client.stats().pending), "an answer")
+    texts = {"stats and reprs": f"{client.stats()} {client!r} {client.settings} {client._format!r} {vars(device)}"}
+    texts |= _files(tmp_path, "while it works")
     device.close()
-    secrets = (device_of(vendor).auth or "").split(":") if device_of(vendor).auth else []
-    written = b"".join(each.read_bytes() for each in tmp_path.rglob("*") if each.is_file())
-    assert [secret for secret in secrets if secret.encode() in written] == []
+    texts |= _files(tmp_path, "at the end")
+    monkeypatch.setenv("EDGESPOOL_FORMAT", vendor)
+    monkeypatch.setenv("EDGESPOOL_URL", url)
+    if device_of(vendor).auth:
+        monkeypatch.setenv("EDGESPOOL_AUTH", device_of(vendor).auth)
+    for command in ("status", "peek", "doctor", "replay"):
+        run(edgespool_command, "edgespool", [command, "--json", "--path", str(path)])
+        run(edgespool_command, "edgespool", [command, "--path", str(path)])
+    run(edgespool_command, "edgespool", ["export", "--path", str(path)])
+    texts |= _files(tmp_path, "after the commands")
+    texts["standard output"], texts["standard error"] = capfd.readouterr()
+    texts["logs"] = caplog.text
+    assert [(where, each) for where, text in texts.items() for each in secrets if each in text] == []
+    assert "you sent [redacted]" in "".join(texts.values()), "the rest of what was said is told"
+
+
+def _files(directory: Path, when: str) -> dict[str, str]:
+    found = {}
+    for each in directory.rglob("*"):
+        try:
+            found[f"{each} {when}"] = each.read_bytes().decode("utf-8", "replace")
+        except (FileNotFoundError, IsADirectoryError):  # a file that was there for a moment only
+            continue
+    return found
 
 
 def test_closing_in_an_outage_is_bounded_and_keeps_everything(
