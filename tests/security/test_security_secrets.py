@@ -50,9 +50,11 @@ def echo(status: int, *headers: str) -> Callable[[bytes], bytes]:
 
     def answer(head: bytes) -> bytes:
         lines = head.decode("latin-1").split("\r\n")
+        # What tells most comes first: only the beginning of what a server says is kept.
+        lines.sort(key=lambda line: not line.lower().startswith(("authorization", "proxy-authorization", "x-api-key")))
         said = " ; ".join(lines)
         more = [f"{name}: {said}" for name in headers]
-        return reply(status, f"you sent {said}, that is {USER}:{PASSWORD}, {IN_QUERY}, {TOKEN}".encode(), *more)
+        return reply(status, f"{said}, that is {USER}:{PASSWORD}, {IN_QUERY}, {TOKEN}".encode(), *more)
 
     return answer
 
