@@ -252,11 +252,8 @@ def test_what_is_no_plain_file_is_not_used_as_one(tmp_path: Path, name: str, wri
         path.mkdir()
     before = os.dup(0)
     os.close(before)
-    with pytest.raises(OSError, match="plain file|Is a directory"):
-        if write:
-            open_private(str(path), os.O_RDWR)
-        else:
-            open_plain(str(path))
+    with pytest.raises(OSError, match=r"plain file|Is a directory"):
+        open_private(str(path), os.O_RDWR) if write else open_plain(str(path))
     after = os.dup(0)
     os.close(after)
     assert after == before, "and is not left open"

@@ -368,6 +368,17 @@ def test_what_is_given_is_secret_before_anything_was_sent(auth: Any) -> None:
     assert leaks([("said", said)], SECRETS) == []
 
 
+def test_the_parts_of_what_was_sent_are_secret_as_well() -> None:
+    redactor = Redactor("http://h/", {}, None)
+    redactor.learn_sent({"Cookie": "sid=cookie-secret-55; theme=dark-blue"})
+    assert redactor.clean("no session cookie-secret-55, nor dark-blue") == "no session [redacted], nor [redacted]"
+    for value in ("Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode(), b"Bearer " + TOKEN.encode()):
+        redactor.learn_sent({"Authorization": value})
+        said = redactor.clean(f"no {USER}, {PASSWORD}" if isinstance(value, str) else f"no {TOKEN}")
+        assert leaks([("said", said)], SECRETS) == []
+    assert redactor.clean("no cookie-secret-55") == "no cookie-secret-55", "what was sent before is forgotten"
+
+
 SECRET_HEADERS = ["Authorization", "Cookie", "X-Api-Key", "X-Auth-Type", "X-Session-Version", "X-Signature-Timestamp",
                   "Token", "X-Passphrase", "X-Whatever", "X-Device-Id", "Forwarded"]  # fmt: skip
 HARMLESS_HEADERS = ["Accept", "Content-Type", "User-Agent", "traceparent", "X-Request-Id", "X-Site", "X-Tenant",
