@@ -18,6 +18,7 @@ from security_kit import command, make_queue
 from edgespool import Client
 from edgespool.errors import EdgespoolError, FailedFileError, QueueUnavailable
 from edgespool.failed import FailedFiles, read
+from edgespool.files import open_plain, open_private
 from edgespool.queue import DiskQueue
 from edgespool.queue.view import QueueView
 from edgespool.status import SenderStatus, StatusFile
@@ -239,6 +240,23 @@ def test_what_only_pretends_to_be_a_file_makes_nobody_wait(
     except EdgespoolError:
         pass
     assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("name", ["a pipe", "/dev/zero", "a directory"])
+@pytest.mark.parametrize("write", [False, True], ids=["to read", "to write"])
+def test_what_is_no_plain_file_is_not_used_as_one(tmp_path: Path, name: str, write: bool) -> None:
+    path = tmp_path / name if "/" not in name else Path(name)
+    if name == "a pipe":
+        os.mkfifo(path)
+    elif name == "a directory":
+        path.mkdir()
+    before = os.dup(0)
+    os.close(before)
+    with pytest.raises(OSError, match=r"plain file|Is a directory"):
+        open_private(str(path), os.O_RDWR) if write else open_plain(str(path))
+    after = os.dup(0)
+    os.close(after)
+    assert after == before, "and is not left open"
 
 
 def test_a_lock_file_that_somebody_empties_does_not_kill_the_program(tmp_path: Path) -> None:
