@@ -43,6 +43,18 @@ class DeadlineAdapter(HTTPAdapter):
         self._limit(manager)
         return manager
 
+    def close(self) -> None:
+        """Close the connections that nobody uses, here and now.
+
+        urllib3 leaves that to a finalizer of the pool, and at the end of a program these have run before our last
+        requests are made: their connections would never be closed.
+        """
+        for manager in (self.poolmanager, *self.proxy_manager.values()):
+            for key in manager.pools.keys():  # noqa: SIM118 - it cannot be iterated over
+                if (pool := manager.pools.get(key)) is not None:
+                    pool.close()
+        super().close()
+
     def _limit(self, manager: Any) -> None:
         """Let the manager's pools make connections of ours, whatever kind they made before."""
         pools = manager.pool_classes_by_scheme

@@ -104,9 +104,11 @@ class ScriptedServer:
                 pass  # a client that will not shake hands is part of some tests
 
             def finish_request(self, request: Any, client_address: Any) -> None:
-                if tls is not None:
-                    request = tls.wrap_socket(request, server_side=True)
-                super().finish_request(request, client_address)
+                if tls is None:
+                    super().finish_request(request, client_address)
+                    return
+                with tls.wrap_socket(request, server_side=True) as secured:
+                    super().finish_request(secured, client_address)
 
         self._server = Server(("127.0.0.1", 0), Handler)
         self.scheme = "http" if tls is None else "https"

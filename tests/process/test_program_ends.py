@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,35 @@ def full_backlog() -> Iterator[str]:
             each.close()
 
 
+@contextmanager
+def half_a_reply() -> Iterator[str]:
+    """A server that begins to answer, and never ends it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    taken.append(connection)
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
+
+        taken: list[socket.socket] = []
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in taken:
+            each.close()
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to be collected: a socket that nobody closed, for example, is said on stderr."""
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+
+
 def held_up(program: Program) -> float:
     """Wait for the end of the program; return how long after its last line that was."""
     ((said,),) = program.wait_for("leaves")
@@ -59,7 +89,7 @@ def everything_arrives(program: Program, path: Path, collector: Collector) -> in
     return count
 
 
-@pytest.mark.parametrize("server", [closed_port, silent_server, full_backlog])
+@pytest.mark.parametrize("server", [closed_port, silent_server, full_backlog, half_a_reply])
 @pytest.mark.parametrize("linger", [0.0, 0.5])
 def test_a_program_ends_in_time_though_the_server_is_away(
     run: Run, queue_path: Path, collector: Collector, server: Callable[[], Iterator[str]], linger: float
