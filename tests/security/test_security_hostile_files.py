@@ -218,6 +218,16 @@ def test_the_commands_show_any_sender_file(
     assert len(out) < 20_000
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"since": "nan"}, {"since": "inf"}, {"since": 1e300}, {"next_attempt_at": "-inf"}], ids=str
+)
+def test_a_sender_file_with_a_time_that_is_none_is_passed_over(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    (tmp_path / "sender.json").write_text(json.dumps(SENDER))
+    assert StatusFile(str(tmp_path)).read() is not None
+    (tmp_path / "sender.json").write_text(json.dumps({**SENDER, **wrong}))
+    assert StatusFile(str(tmp_path)).read() is None
+
+
 @pytest.mark.parametrize("content", ["", "[]", "5", "{", deep(100_000), '{"kept": 1e999}', '{"kept": [1]}', "\xff"])
 def test_a_report_of_a_salvage_that_makes_no_sense_is_passed_over(tmp_path: Path, content: str) -> None:
     make_queue(tmp_path / "queue")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from security_kit import QUICK, Ears, RawServer, command, reply, wait_until
@@ -49,6 +50,8 @@ header_texts = st.one_of(
 @settings(max_examples=300)
 @given(after=header_texts, date=st.one_of(st.none(), header_texts))
 @example("Mon, 01 Jan 0001 00:00:00 +2359", "Fri, 31 Dec 9999 23:59:59 -2359")
+@example("Sun, 06 Nov 1994 08:49:37 -0000", "Sun, 06 Nov 1994 08:49:37 GMT")
+@example("Sun, 06 Nov 1994 08:49:37 +99999999999999999999", "Sun, 06 Nov 1994 08:49:37 GMT")
 def test_any_retry_after_is_a_number_of_seconds_or_nothing(after: str, date: str | None) -> None:
     headers = {"retry-after": after} if date is None else {"retry-after": after, "date": date}
     seconds = retry_after(headers)
@@ -202,7 +205,8 @@ def test_a_hostile_name_or_route_can_not_steer_a_terminal_either(
         assert (out + err).replace("\n", "").isprintable()
 
 
-def test_cookies_do_not_pile_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auth", [None, requests.auth.HTTPBasicAuth("a", "b")], ids=["plain", "an object"])
+def test_cookies_do_not_pile_up(auth: Any) -> None:
     numbers = iter(range(10_000))
 
     def answer(head: bytes) -> bytes:
@@ -210,9 +214,28 @@ def test_cookies_do_not_pile_up(tmp_path: Path) -> None:
         return reply(204, b"", *cookies)
 
     with RawServer(answer) as server:
-        destination = HttpDestination(server.url, create("json", "pi"))
+        destination = HttpDestination(server.url, create("json", "pi"), auth=auth)
         for _ in range(20):
             assert isinstance(destination.send(BATCH), Delivered)
         sizes = [len(request) for request in server.got]
+        assert destination._session is not None
+        assert len(destination._session.cookies) == 0
         destination.close()
     assert max(sizes) == min(sizes), "nothing that a server sets comes back"
+
+
+@pytest.mark.parametrize("where", ["request", "outcome", "secrets"])
+def test_a_format_that_fails_at_a_reply_costs_no_event(where: str) -> None:
+    service = create("samsara", "pi")
+
+    def fail(*given: object) -> None:
+        raise LookupError("no such thing\x1b[31m")
+
+    setattr(service, where, fail)
+    with RawServer(reply(200)) as server:
+        destination = HttpDestination(server.url, service)
+        outcome = destination.send(BATCH)
+        destination.close()
+    assert isinstance(outcome, Retry)
+    assert outcome.reason.startswith("LookupError: no such thing")
+    assert outcome.reason.isprintable()

@@ -239,6 +239,7 @@ def test_a_bare_array_and_an_array_a_line_are_read_and_their_events_get_lasting_
         (b'{"schema": 1, "events": [1], "ids": ["a", "b"]}', "'ids' does not go with"),
         (b'{"schema": 1, "events": [1], "ids": "a"}', "'ids' does not go with"),
         (b'{"schema": 1, "events": [1], "ids": [7]}', "'ids' holds something"),
+        (b'{"schema": 1, "events": [1], "ids": ["\\ud800"]}', "'ids' holds what is not valid Unicode"),
         (b'{"schema": 1, "events": [1], "times": ["now"]}', "'times' holds something"),
         (b'{"schema": 1, "events": [1], "times": [NaN]}', "'times' holds what is no time"),
         (b'{"schema": 1, "events": [1], "times": [1e300]}', "'times' holds what is no time"),
