@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import stat
 import sys
 
-__all__ = ["make_directory", "open_plain", "open_private", "read_bounded", "sync_directory", "write_whole"]
+__all__ = [
+    "make_directory", "open_plain", "open_private", "read_bounded", "sync_directory", "temporary_path", "write_whole",
+    "writer_of",
+]  # fmt: skip
 
 if sys.platform == "win32":  # pragma: no cover
 
@@ -107,6 +111,17 @@ def read_bounded(path: str, limit: int) -> bytes:
         return file.read(limit + 1)
 
 
+def temporary_path(path: str) -> str:
+    """Return where this process writes what is to take the place of `path`."""
+    return f"{path}.{os.getpid()}.tmp"
+
+
+def writer_of(name: str) -> int | None:
+    """Return the id of the process that a temporary file is or was written by; None when it is no temporary file."""
+    found = re.fullmatch(r".*\.(\d+)\.tmp", name)
+    return int(found[1]) if found else None
+
+
 def write_whole(path: str, content: bytes) -> None:
     """Write a file of mode 0600 so that it is there whole or not at all, also after a power cut; raises OSError.
 
@@ -114,7 +129,7 @@ def write_whole(path: str, content: bytes) -> None:
     """
     directory = os.path.dirname(path)
     make_directory(directory)
-    temporary = f"{path}.{os.getpid()}.tmp"
+    temporary = temporary_path(path)
     try:
         fd = open_private(temporary, os.O_WRONLY | os.O_TRUNC)
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import jsontext
-from .files import open_private, read_bounded
+from .files import open_private, read_bounded, temporary_path
 from .interfaces import Ledger
 from .outcome import one_line
 
@@ -71,7 +71,7 @@ class StatusFile:
 
     def write(self, status: SenderStatus) -> None:
         """Replace the file; a disk that will not take it is no error."""
-        temporary = f"{self._path}.{os.getpid()}.tmp"
+        temporary = temporary_path(self._path)
         with contextlib.suppress(OSError):
             fd = open_private(temporary, os.O_WRONLY | os.O_TRUNC)
             with os.fdopen(fd, "w", encoding="utf-8") as file:

@@ -6,6 +6,7 @@ must not be read back.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import struct
@@ -18,7 +19,9 @@ from faults_kit import PAGE, OpenQueue, record, records
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgespool.queue import DiskQueue, salvage
 from edgespool.queue import wal as module
+from edgespool.queue.pages import Pages
 from edgespool.queue.wal import Wal
 
 Spoil = Callable[[bytearray, int, random.Random], None]
@@ -144,6 +147,150 @@ def test_a_header_that_breaks_leaves_no_frames_of_rounds_before_the_last_in_forc
     again = open_queue(copy)
     assert again.salvaged is not None
     assert (again.salvaged.kept, again.salvaged.lost) == (before[1], 0)
+
+
+Work = Callable[[DiskQueue], None]
+_numbers = itertools.count()
+
+
+def _nothing(queue: DiskQueue) -> None:
+    pass
+
+
+def _append(queue: DiskQueue) -> None:
+    queue.append([record(f"{next(_numbers):05}", size=600)])  # all of a size: a page half written over can be read
+
+
+def _append_to_route(queue: DiskQueue) -> None:
+    queue.append([record(f"{next(_numbers):05}", "named", size=600)])
+
+
+def _acknowledge(queue: DiskQueue) -> None:
+    batch = queue.lease(2, 1 << 20)
+    assert batch is not None
+    queue.ack(batch)
+
+
+@pytest.mark.parametrize("start", [1, 3, 5])
+@pytest.mark.parametrize("last", [_append, _append_to_route, _acknowledge])
+@pytest.mark.parametrize("before", [_nothing, _append, _append_to_route, _acknowledge])
+def test_whatever_arrived_of_a_round_that_was_being_begun_nothing_older_counts(
+    open_queue: OpenQueue, tmp_path: Path, quick_path: Path, before: Work, last: Work, start: int
+) -> None:
+    """A power cut while a WAL starts over: its first blocks are destroyed, behind them are sectors of three rounds."""
+    names = ("queue.db", "queue.db-wal")
+    queue = open_queue()
+    for work in [_append] * start:
+        work(queue)
+    queue._store.checkpoint()
+    for work in (*[_append, _append_to_route] * 4, _acknowledge, *[_append] * 6, _append_to_route, _append):
+        work(queue)
+    queue._store.checkpoint()
+    before(queue)
+    queue._store.checkpoint()
+    at_first = set(_waiting(queue))
+    file, old = ((tmp_path / "queue" / name).read_bytes() for name in names)
+    last(queue)
+    at_last = set(_waiting(queue))
+    new = (tmp_path / "queue" / "queue.db-wal").read_bytes()
+    written = max(at for at in range(0, len(old), 512) if new[at : at + 512] != old[at : at + 512]) + 512
+    dice = random.Random(f"{before.__name__} {last.__name__} {start}")
+    for state in range(30):
+        content = bytearray(old + new[len(old) :])
+        share = dice.choice((0.0, 0.3, 0.7, 1.0))
+        for at in range(0, written, 512):
+            if dice.random() < share:
+                content[at : at + 512] = new[at : at + 512]
+        broken = PAGE * dice.choice((1, 1, 2, 3))
+        content[:broken] = bytes(broken)
+        copy = quick_path / f"state{state}"
+        copy.mkdir()
+        for name, made in zip(names, (file, content), strict=True):
+            (copy / name).write_bytes(made)
+        again = open_queue(copy)
+        found = set(_waiting(again))
+        counted = again.salvaged.again if again.salvaged is not None else 0
+        assert at_first & at_last <= found, "lost"
+        assert len(found - at_first - at_last) <= counted, "brought back, and not counted"
+        assert again.ledger().balanced
+        again.close()
+
+
+@pytest.mark.parametrize("work", [_append, _acknowledge])
+def test_a_frame_that_is_half_written_over_proves_nothing(open_queue: OpenQueue, tmp_path: Path, work: Work) -> None:
+    """Its head is of an old round, its page of one that was never flushed: with more events, or a newer ledger."""
+    names = ("queue.db", "queue.db-wal")
+    second = HEADER + FRAME
+    tried = 0
+    for start in range(1, 16):
+        queue = open_queue(tmp_path / f"queue{start}")
+        for _ in range(start):
+            _append(queue)
+        queue._store.checkpoint()
+        for each in (work, *[_append] * 13):
+            each(queue)
+        queue._store.checkpoint()
+        before = set(_waiting(queue))
+        file, old = ((tmp_path / f"queue{start}" / name).read_bytes() for name in names)
+        work(queue)
+        after = set(_waiting(queue))
+        new = (tmp_path / f"queue{start}" / "queue.db-wal").read_bytes()
+        frames = range(HEADER, len(old) - FRAME + 1, FRAME)
+        of_round = [at for at in frames if old[at + 8 : at + 16] == old[second + 8 : second + 16]]
+        if any(old[at : at + 4] == old[second : second + 4] for at in of_round if at > second):
+            continue  # there is a later copy of that page
+        written = [at for at in frames if new[at : at + FRAME] != old[at : at + FRAME]]
+        like = [at for at in written if new[at : at + 4] == old[second : second + 4]] or written
+        body = like[-1] + FRAME - PAGE
+        head = bytes(second) + old[second : second + FRAME - PAGE]
+        copy = tmp_path / f"copy{start}"
+        copy.mkdir()
+        (copy / "queue.db").write_bytes(file)
+        (copy / "queue.db-wal").write_bytes(head + new[body : body + PAGE] + old[second + FRAME :])
+        again = open_queue(copy)
+        assert before & after <= set(_waiting(again))
+        assert again.salvaged is None
+        tried += 1
+    assert tried
+
+
+def test_a_wal_without_its_header_gives_back_what_the_file_has_lost(open_queue: OpenQueue, tmp_path: Path) -> None:
+    """They are of one age, and the WAL has a page that is damaged in the file."""
+    queue = open_queue()
+    for _ in range(20):
+        _append(queue)
+    queue._store.checkpoint()
+    file, log = ((tmp_path / "queue" / name).read_bytes() for name in ("queue.db", "queue.db-wal"))
+    page = next(at for at in range(3 * PAGE, len(file), PAGE) if b'"n":"' in file[at : at + PAGE])  # not the newest
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "queue.db").write_bytes(file[:page] + bytes(PAGE) + file[page + PAGE :])
+    (copy / "queue.db-wal").write_bytes(bytes(HEADER) + log[HEADER:])
+    again = open_queue(copy)
+    assert _waiting(again) == _waiting(queue)
+
+
+@pytest.mark.parametrize(
+    ("in_file", "in_log", "older"),
+    [((5, 2), (4, 2), True), ((5, 2), (5, 1), True), ((5, 2), (5, 3), False), ((5, 2), (6, 2), False),
+     ((5, 2), (4, 3), False), ((5, 2), (6, 1), False)],
+)  # fmt: skip
+def test_a_wal_is_older_only_when_nothing_says_otherwise(
+    open_queue: OpenQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    in_file: tuple[int, int], in_log: tuple[int, int], older: bool,
+) -> None:  # fmt: skip
+    open_queue().append([record()])
+    said = iter([in_file, in_log])
+    monkeypatch.setattr(salvage, "_progress", lambda *given: next(said))
+    path = str(tmp_path / "queue" / "queue.db")
+    with Pages(path, PAGE) as pages, Pages(path, PAGE, wal=False) as alone:
+        monkeypatch.setattr(pages, "folded", lambda: False)
+        assert salvage._is_older(pages, alone) is older
+
+
+def _waiting(queue: DiskQueue) -> list[int]:
+    rows = queue._store.read(lambda connection: connection.execute("SELECT _id FROM ack_queue_default").fetchall())
+    return [row[0] for row in rows]
 
 
 def test_a_wal_that_was_cut_is_read_as_far_as_it_goes(

@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -195,6 +197,18 @@ def work(task: Task) -> Result:
     return _Explorer(task).run()
 
 
+def _end_with_parent() -> None:
+    """End this process soon after the one that started it: a killed command would leave it at work for an hour."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 class Pool:
     """Processes that work on tasks, and a directory in memory for their states."""
 
@@ -202,7 +216,7 @@ class Pool:
         self._jobs = jobs
         memory = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None
         self.directory = tempfile.mkdtemp(prefix="edgespool-crash-", dir=memory)
-        self._pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+        self._pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_end_with_parent)
 
     def __enter__(self) -> Pool:
         return self

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..client import Client
@@ -32,14 +31,13 @@ class Result:
         return Exit.SERVER if self.state in ("held", "backing off") else Exit.ATTENTION
 
 
-def wait(client: Client, seconds: float, *, as_it_goes: bool = False, told: Callable[[], None] | None = None) -> Result:
+def wait(client: Client, seconds: float, *, as_it_goes: bool = False) -> Result:
     """Wait until all that was recorded has left the queue, or is held and waits for a person.
 
     Args:
         client: one that sends, or whose queue another process sends.
         seconds: to wait at most.
         as_it_goes: whether they count from the last event that left, not from the beginning.
-        told: called now and then.
 
     Raises:
         QueueError: the queue does not work.
@@ -47,8 +45,6 @@ def wait(client: Client, seconds: float, *, as_it_goes: bool = False, told: Call
     deadline = time.monotonic() + seconds
     gone = -1
     while not client.flush(max(0.0, min(_SLICE, deadline - time.monotonic()))):
-        if told is not None:
-            told()
         stats = client.stats()
         if as_it_goes and stats.accepted - stats.pending != gone:
             gone = stats.accepted - stats.pending

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from dataclasses import dataclass
 
@@ -12,14 +11,13 @@ from .. import failed
 from ..config import Settings
 from ..errors import FailedFileError
 from ..failed import FailedFiles
-from ..files import make_directory, sync_directory
+from ..files import make_directory, sync_directory, writer_of
 from ..queue import DiskQueue
 from .output import count
 
 __all__ = ["Step", "repair"]
 
 _FOLDER = "set-aside"
-_TEMPORARY = re.compile(r".*\.(\d+)\.tmp")  # as `files.write_whole` names them, with the writer's process id
 
 
 @dataclass(frozen=True)
@@ -110,16 +108,16 @@ def _is_broken(path: str) -> bool:
 
 def _is_left_over(name: str) -> bool:
     """Whether a file is temporary, and its writer is no more."""
-    found = _TEMPORARY.fullmatch(name)
-    if found is None:
+    writer = writer_of(name)
+    if writer is None:
         return False
     try:
-        os.kill(int(found[1]), 0)
+        os.kill(writer, 0)
     except (ProcessLookupError, OverflowError):
         return True
     except OSError:  # it lives, and is another user's
         return False
-    return int(found[1]) == os.getpid()
+    return writer == os.getpid()
 
 
 def _fresh_folder(parent: str) -> str:

@@ -55,8 +55,7 @@ def damage(directory: str) -> str | None:
         if int.from_bytes(first[16:18], "big") != pages.size:
             return "its page size is wrong"
         wal = pages.wal
-        # A header that breaks while a WAL starts over takes nothing along: the file holds all of it by then.
-        if wal.damaged and (wal.sound_header or not pages.folded()):
+        if wal.damaged:
             return f"frame {wal.committed + 1} of its WAL is broken, though {wal.proven} had been flushed"
     return None
 

@@ -123,18 +123,21 @@ def newest(path: str) -> Pages:
     are in the file, and pages that are newer may be, too: then the WAL is left out.
     """
     pages = Pages(path, schema.PAGE_SIZE)
-    if pages.wal.sound_header or not pages.wal.proven or pages.folded():
+    with contextlib.ExitStack() as left_open:
+        left_open.callback(pages.close)
+        if not pages.wal.sound_header and pages.wal.proven:
+            with Pages(path, schema.PAGE_SIZE, wal=False) as alone:
+                older = _is_older(pages, alone)
+            if older:
+                return Pages(path, schema.PAGE_SIZE, wal=False)
+        left_open.pop_all()
         return pages
-    alone = Pages(path, schema.PAGE_SIZE, wal=False)
-    if _is_older(pages, alone):
-        pages.close()
-        return alone
-    alone.close()
-    return pages
 
 
 def _is_older(pages: Pages, alone: Pages) -> bool:
-    """Whether a file holds more than its WAL does, by what only ever grows: events accepted, and events gone."""
+    """Whether a file holds what its WAL does, or more. Two things only ever grow: events accepted, and events gone."""
+    if pages.folded():
+        return True  # as much, at least
     roots = _roots(alone)
     ledger, logged = roots["edgespool_ledger"], pages.logged()
     certain = [number for number in logged if pages.certain(number)]
