@@ -217,10 +217,11 @@ def test_drains_of_a_client_that_do_not_wait_share_a_request(tmp_path: Path) -> 
     client = Client(path=tmp_path / "queue", source="pi", destination=destination, flush_interval=3600, clock=clock)
 
     def wait_for(batches: int) -> None:
+        worker = client._worker
         for _ in range(400):
-            if len(destination.batches) >= batches:
+            if len(destination.batches) >= batches and worker._drain_due is None and worker._goal is None:
                 return
-            client._worker.wait_for_progress(0.05)
+            worker.wait_for_progress(0.05)
 
     client.record("a")
     clock.advance(1.0)
