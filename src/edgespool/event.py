@@ -14,11 +14,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from .errors import EventError
 
-__all__ = ["Batch", "Event", "Record", "StoredEvent", "id_text", "new_id", "new_ids", "next_id"]
+__all__ = ["Batch", "Columns", "Event", "Record", "StoredEvent", "id_text", "new_id", "new_ids", "next_id"]
 
 # A generator of our own: a program that calls random.seed(42) must not make the same ids at every start.
 _random = random.Random()  # noqa: S311 - ids need uniqueness, not secrecy
@@ -181,6 +181,70 @@ class StoredEvent(NamedTuple):
         return id_text(self.raw_id)
 
 
+class Columns(Sequence[StoredEvent]):
+    """Events as the queue reads them, column by column. Each is made only for who asks for it: most never are.
+
+    The lists belong together, and are not to be changed.
+    """
+
+    __slots__ = ("corrected", "payloads", "raw_ids", "rowids", "times")
+
+    def __init__(
+        self, rowids: Sequence[int] = (), payloads: Sequence[bytes] = (), times: Sequence[float] = (),
+        raw_ids: Sequence[bytes | str] = (), corrected: Sequence[bool] = (),
+    ) -> None:  # fmt: skip
+        self.rowids = list(rowids)
+        self.payloads = list(payloads)
+        self.times = list(times)
+        self.raw_ids = list(raw_ids)
+        self.corrected = list(corrected)
+
+    def __len__(self) -> int:
+        return len(self.rowids)
+
+    @overload
+    def __getitem__(self, index: int) -> StoredEvent: ...
+    @overload
+    def __getitem__(self, index: slice) -> Columns: ...
+    def __getitem__(self, index: int | slice) -> StoredEvent | Columns:
+        if isinstance(index, slice):
+            return Columns(
+                self.rowids[index], self.payloads[index], self.times[index], self.raw_ids[index], self.corrected[index]
+            )
+        return StoredEvent(
+            self.rowids[index], self.payloads[index], self.times[index], self.raw_ids[index], self.corrected[index]
+        )
+
+    def __iter__(self) -> Iterator[StoredEvent]:
+        columns = zip(self.rowids, self.payloads, self.times, self.raw_ids, self.corrected, strict=True)
+        return map(StoredEvent._make, columns)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(list(self))
+
+    def append(self, event: StoredEvent) -> None:
+        """Put an event to the end."""
+        for column, value in zip(
+            (self.rowids, self.payloads, self.times, self.raw_ids, self.corrected), event, strict=True
+        ):
+            column.append(value)  # type: ignore[attr-defined]
+
+    def extend(
+        self, rowids: Sequence[int], payloads: Sequence[bytes], times: Sequence[float], raw_ids: Sequence[bytes | str]
+    ) -> None:
+        """Put events to the end whose times are as they were recorded."""
+        self.rowids += rowids
+        self.payloads += payloads
+        self.times += times
+        self.raw_ids += raw_ids
+        self.corrected += [False] * len(rowids)
+
+
 class Batch(NamedTuple):
     """Events of one route, in order, leased to one sender."""
 
@@ -191,14 +255,20 @@ class Batch(NamedTuple):
         return len(self.events)
 
     @property
+    def columns(self) -> Columns:
+        """The events column by column: what is needed of all of them is there at once."""
+        events = self.events
+        return events if isinstance(events, Columns) else Columns(*zip(*events, strict=True))
+
+    @property
     def ids(self) -> list[str]:
         """The events' ids as text, in order."""
-        return [event.id for event in self.events]
+        return list(map(id_text, self.columns.raw_ids))
 
     @property
     def payload_bytes(self) -> int:
         """The sum of the payloads' sizes in bytes."""
-        return sum(len(event.payload) for event in self.events)
+        return sum(map(len, self.columns.payloads))
 
     def cut(self, count: int) -> tuple[Batch, Batch]:
         """Return the first `count` events and the rest."""

@@ -156,6 +156,7 @@ class Worker:
         # The number of the newest event that was there when the draining began. What is newer waits for its own
         # interval: else a program that goes on recording would be served in requests of a few events each.
         self._goal: int | None = None  # None: it has not begun
+        self._left = 0  # how many of them may be there yet
         self._settled = False  # whether anything was since it was last asked whether the draining ends
         self._drain_due: float | None = None  # when to begin, as `drain` was asked for
         self._drained_at = -_DRAIN_PAUSE  # when it last began
@@ -399,13 +400,16 @@ class Worker:
         # First these, then the goal: events that come in from now on are announced anew.
         self._fresh, self._fresh_since, self._drain_due = 0, None, None
         self._drained_at = now
-        accepted = self._queue.ledger().accepted
+        ledger = self._queue.ledger()
+        self._left = ledger.pending
         with self._lock:
             if self._goal is not None:  # else somebody has asked for more meanwhile
-                self._goal = accepted
+                self._goal = ledger.accepted
 
     def _end_drain(self, now: float) -> None:
         """When all has gone that the draining is for, have what came later wait for its own interval."""
+        if self._left > 0 and not self._routes:
+            return  # some are left for certain: no need to ask the disk
         goal = self._goal
         oldest = self._queue.oldest_sequence(self._blocked(now))
         if goal is None or oldest is None or oldest <= goal:
@@ -659,6 +663,7 @@ class Worker:
         except QueueError as error:
             # The queue remembers what is settled, and writes it as soon as the disk lets it.
             self._complain(f"acknowledging: {error}", error)
+        self._left -= len(batch)
         if len(batch) < self._policy.batch_size:  # not at each step of a long drain: who waits would slow it
             self._tell_progress()
         self._settled = True

@@ -20,7 +20,7 @@ from unit_kit import stored
 
 from edgespool import event as event_module
 from edgespool.errors import EventError
-from edgespool.event import Event, id_text, new_id, new_ids, next_id
+from edgespool.event import Batch, Columns, Event, StoredEvent, id_text, new_id, new_ids, next_id
 
 
 def test_an_id_is_a_uuid_of_version_7_that_begins_with_the_time() -> None:
@@ -162,11 +162,44 @@ def test_a_time_may_be_a_datetime_with_or_without_a_zone() -> None:
 # Batches
 
 
-@given(st.integers(0, 20), st.integers(0, 25))
-def test_a_batch_can_be_cut_anywhere(size: int, at: int) -> None:
+@given(st.integers(0, 20), st.integers(0, 25), st.booleans())
+def test_a_batch_can_be_cut_anywhere(size: int, at: int, by_columns: bool) -> None:
     batch = stored(range(size), "kitchen")
+    if by_columns:
+        batch = Batch(batch.route, batch.columns)
     first, rest = batch.cut(at)
     assert first.ids + rest.ids == batch.ids
     assert len(first) == min(size, at)
     assert first.route == rest.route == "kitchen"
     assert first.payload_bytes + rest.payload_bytes == batch.payload_bytes == 10 * size
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(), st.binary(max_size=3), st.floats(allow_nan=False),
+            st.binary(max_size=2) | st.text(max_size=2), st.booleans(),
+        ).map(StoredEvent._make),
+        max_size=6,
+    ),
+    st.integers(-8, 8), st.integers(-8, 8),
+)  # fmt: skip
+def test_columns_are_to_who_reads_them_what_a_list_is(events: list[StoredEvent], start: int, stop: int) -> None:
+    columns = Batch("", events).columns
+    assert list(columns) == events == columns
+    assert [type(event) for event in columns] == [StoredEvent] * len(events)
+    assert (len(columns), repr(columns), bool(columns)) == (len(events), repr(events), bool(events))
+    assert columns[start:stop] == events[start:stop] != [*events[start:stop], events]
+    assert isinstance(columns[start:stop], Columns)
+    assert [columns[-n] for n in range(1, len(events) + 1)] == events[::-1] == list(reversed(columns))
+    assert all(event in columns for event in events)
+    assert columns != 1
+    with pytest.raises(IndexError):
+        columns[len(events)]
+    one_by_one = Columns()
+    for event in events:
+        one_by_one.append(event)
+    half = Columns()
+    half.extend(columns.rowids, columns.payloads, columns.times, columns.raw_ids)
+    assert one_by_one == columns
+    assert half == [event._replace(corrected=False) for event in events]

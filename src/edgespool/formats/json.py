@@ -40,8 +40,8 @@ class PlainJson:
 
     def request(self, batch: Batch) -> Request:
         """Return the batch as one JSON array."""
-        body = b"[" + b",".join([event.payload for event in batch.events]) + b"]"
-        return Request(body, {"Content-Type": "application/json", "Idempotency-Key": idempotency_key(batch.events)})
+        body = b"[" + b",".join(batch.columns.payloads) + b"]"
+        return Request(body, {"Content-Type": "application/json", "Idempotency-Key": idempotency_key(batch)})
 
     def restore(self, value: Any, id: str | None, time: float | None) -> StoredEvent:
         """Return an event made from its JSON object; one without an id gets a fresh one."""

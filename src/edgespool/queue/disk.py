@@ -20,8 +20,7 @@ import threading
 import time as _time
 import weakref
 from collections.abc import Callable, Iterable, Sequence, Set
-from itertools import repeat
-from operator import itemgetter
+from operator import add
 from typing import Any, Literal, TypeVar
 from zlib import crc32
 
@@ -29,7 +28,7 @@ import persistqueue.serializers.json as json_serializer
 
 from ..clock import SystemClock
 from ..errors import QueueClosed, QueueDamaged, QueueError, QueueFull, QueueUnavailable
-from ..event import Batch, Record, StoredEvent
+from ..event import Batch, Columns, Record, StoredEvent
 from ..interfaces import Clock, Ledger
 from . import salvage, schema
 from .commit import GroupCommit, Job
@@ -46,7 +45,6 @@ _log = logging.getLogger("edgespool")
 _pack = schema.pack_head
 _pack_with_id = schema.pack_head_and_id
 _cost = Budget.cost
-_rowid, _payload = itemgetter(0), itemgetter(1)  # of a StoredEvent
 _MICROSECONDS = 1_000_000
 Measure = Callable[[sqlite3.Connection], int]
 _CLOCK_STEP = 1_500_000  # microseconds a recorded time must be off to be put right: more than a leap second
@@ -61,8 +59,8 @@ _LAST_ROUTE = (1 << 63 - SEQUENCE_BITS) - 1
 
 
 def _routes(rowids: Sequence[int]) -> set[int]:
-    """Return the numbers of the routes that these rows are of."""
-    if rowids and min(rowids) >> SEQUENCE_BITS == max(rowids) >> SEQUENCE_BITS:  # nearly always
+    """Return the numbers of the routes that these rows are of, which are in order."""
+    if rowids[0] >> SEQUENCE_BITS == rowids[-1] >> SEQUENCE_BITS:  # nearly always
         return {rowids[0] >> SEQUENCE_BITS}
     return {rowid >> SEQUENCE_BITS for rowid in rowids}
 
@@ -89,7 +87,7 @@ def _rows(records: Sequence[Record], rowid: int, session: int) -> list[tuple[obj
     # The plain case, many thousand times a second: nothing but what cannot be left out.
     return [
         (number, payload, when, event_id, session, mono,
-         crc32(payload, crc32(_pack_with_id(number, when, mono, session, event_id))))
+         crc32(_pack_with_id(number, when, mono, session, event_id) + payload))
         for number, (payload, event_id, when, mono, _, _) in enumerate(records, rowid)
     ]  # fmt: skip
 
@@ -118,12 +116,8 @@ def _is_off(row: tuple[Any, ...], offsets: dict[int, int]) -> bool:
         return False  # a damaged row; its checksum will tell
 
 
-def _sound_events(
-    rows: Sequence[tuple[Any, ...]],
-    offsets: dict[int, int],
-    new: Callable[[type[StoredEvent], tuple[Any, ...]], StoredEvent] = tuple.__new__,
-) -> list[StoredEvent]:
-    """Return the events of rows as they were written; none when any of them needs a closer look.
+def _sound(rows: Sequence[tuple[Any, ...]], offsets: dict[int, int]) -> tuple[Sequence[Any], ...] | None:
+    """Return row ids, payloads, times and ids of rows as they were written; None when one of them needs a closer look.
 
     The plain case, half a million times a second: rows of one boot, sound, of a clock that was right. So it goes by
     columns, in which nothing is done row by row in Python.
@@ -131,14 +125,14 @@ def _sound_events(
     rowids, payloads, whens, raw_ids, sessions, monos, crcs = zip(*rows, strict=True)
     boot = sessions[0]
     try:
-        heads = map(crc32, map(_pack_with_id, rowids, whens, monos, sessions, raw_ids))
+        heads = map(_pack_with_id, rowids, whens, monos, sessions, raw_ids)
         if (
-            tuple(map(crc32, payloads, heads)) != crcs
+            tuple(map(crc32, map(add, heads, payloads))) != crcs
             or set(map(len, raw_ids)) != {16}
             or set(sessions) != {boot}
             or not (min(whens) >= _EARLIEST and max(whens) < _LATEST)
         ):
-            return []
+            return None
         if boot in offsets:  # as `_is_off` has it
             low, high = -_CLOCK_STEP - offsets[boot], _CLOCK_STEP - offsets[boot]
             if not (  # so it is for all, if it is for the outermost; of rows that came slowly each is looked at
@@ -146,10 +140,10 @@ def _sound_events(
             ):
                 for mono, when in zip(monos, whens, strict=True):
                     if not low < mono - when * _MICROSECONDS < high:
-                        return []
+                        return None
     except (TypeError, ValueError, schema.PackError):  # of another type than was ever written; an id of the user's own
-        return []
-    return list(map(new, repeat(StoredEvent), zip(rowids, payloads, whens, raw_ids, repeat(False))))
+        return None
+    return rowids, payloads, whens, raw_ids
 
 
 class DiskQueue(PersistQueueMethods):
@@ -831,7 +825,7 @@ class DiskQueue(PersistQueueMethods):
             offsets = self._true_offsets(connection)
             start = max(cursors.get(rid, 0), base - 1, 0)
             end = base | SEQUENCE_MASK
-            events: list[StoredEvent] = []
+            events = Columns()
             bad: list[tuple[Any, ...]] = []
             size = 0
             last = start
@@ -841,12 +835,12 @@ class DiskQueue(PersistQueueMethods):
                 # In pieces: at once, five hundred large events would not fit into a small device's memory.
                 while not full and (piece := rows.fetchmany(256 if 0 < size < _SMALL * len(events) else 64)):
                     if not taken and last < piece[0][0] == piece[-1][0] - len(piece) + 1:
-                        sound = _sound_events(piece, offsets)
-                        more = sum(map(len, map(_payload, sound)))
-                        if sound and size + more <= max_bytes and len(events) + len(sound) <= limit:
-                            events += sound
+                        sound = _sound(piece, offsets) if len(events) + len(piece) <= limit else None
+                        more = sum(map(len, sound[1])) if sound else 0
+                        if sound and size + more <= max_bytes:
+                            events.extend(*sound)
                             size += more
-                            last = sound[-1][0]
+                            last = piece[-1][0]
                             continue
                     for row in piece:
                         rowid, payload, when, raw_id, session, mono, _ = row
@@ -876,7 +870,7 @@ class DiskQueue(PersistQueueMethods):
                 continue
             with self._state:
                 self._cursor[rid] = last
-                self._out.setdefault(rid, set()).update(map(_rowid, events))
+                self._out.setdefault(rid, set()).update(events.rowids)
             return (Batch(name, events) if events else None), bad
         return None, []
 
@@ -935,7 +929,7 @@ class DiskQueue(PersistQueueMethods):
             QueueError: the disk would not take it. The queue remembers, hands the events out no more while this
                 process lives, and tries again by itself.
         """
-        rowids = list(map(_rowid, batch.events))
+        rowids = batch.columns.rowids
         with self._state:
             out = self._out
             # In order and each once: `_delete` takes them for a range when there are as many as first and last say.
@@ -943,7 +937,7 @@ class DiskQueue(PersistQueueMethods):
                 out.get(rowids[0] >> SEQUENCE_BITS, _NONE).issuperset(rowids)
             ):
                 given, rowids = rowids, []
-                for rid in sorted(_routes(given)):
+                for rid in sorted({rowid >> SEQUENCE_BITS for rowid in given}):
                     rowids += sorted(out.get(rid, _NONE).intersection(given))
             if rowids:
                 self._owed.append((ledger, rowids))
@@ -991,14 +985,14 @@ class DiskQueue(PersistQueueMethods):
     def requeue(self, batch: Batch) -> None:
         """Put leased events back at their old place; see `edgespool.interfaces.Queue`."""
         with self._state:
-            for event in batch.events:
-                rid = event.rowid >> SEQUENCE_BITS
+            for rowid in batch.columns.rowids:
+                rid = rowid >> SEQUENCE_BITS
                 out = self._out.get(rid)
-                if out is None or event.rowid not in out:
+                if out is None or rowid not in out:
                     continue  # of a file that is gone, or settled
-                out.discard(event.rowid)
-                if self._cursor.get(rid, -1) >= event.rowid:
-                    self._cursor[rid] = event.rowid - 1
+                out.discard(rowid)
+                if self._cursor.get(rid, -1) >= rowid:
+                    self._cursor[rid] = rowid - 1
 
     def _set_aside(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Move rows whose checksum fails into a quarantine file, and count them."""
