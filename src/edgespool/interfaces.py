@@ -13,7 +13,9 @@ from typing import Any, Protocol, runtime_checkable
 from .event import Batch, Record, StoredEvent
 from .outcome import Outcome, Reply
 
-__all__ = ["Clock", "Destination", "EncodesMany", "Format", "Ledger", "Queue", "Request", "Unready", "Watch"]
+__all__ = [
+    "CanBeAsked", "Clock", "Destination", "EncodesMany", "Format", "Ledger", "Queue", "Request", "Unready", "Watch",
+]  # fmt: skip
 
 
 class Clock(Protocol):
@@ -137,6 +139,15 @@ class Destination(Protocol):
 
     def close(self) -> None:
         """Let go of connections; a later `send` makes new ones."""
+        ...
+
+
+@runtime_checkable
+class CanBeAsked(Protocol):
+    """A destination that can find out whether anybody is there, without sending an event: `doctor --live` does."""
+
+    def reach(self) -> Outcome | int:
+        """Return the status of a reply, or why there was none; sends no credentials, raises nothing."""
         ...
 
 

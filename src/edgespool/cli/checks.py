@@ -16,6 +16,7 @@ from ..clock import SystemClock
 from ..config import Settings, config_file
 from ..errors import ConfigError, FailedFileError, QueueDamaged, QueueError, QueueVersionError
 from ..failed import FailedFiles, public_url
+from ..interfaces import CanBeAsked
 from ..queue import salvage
 from ..queue.quarantine import quarantined
 from ..queue.view import SQLITE_NEEDED, SQLITE_VERSION, QueueView, disk_bytes, sender_alive
@@ -113,8 +114,7 @@ def _server(settings: Settings) -> Iterator[Finding]:
     except ConfigError as error:
         yield _note("server", f"it cannot be asked: {error}", "name the settings that the program has")
         return
-    reach = getattr(destination, "reach", None)
-    said = reach() if reach is not None else None
+    said = destination.reach() if isinstance(destination, CanBeAsked) else None
     destination.close()
     where = public_url(getattr(destination, "url", settings.url or ""))
     if said is None:
