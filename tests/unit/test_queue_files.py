@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import stat
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -277,3 +280,20 @@ def test_a_file_in_the_directorys_place_is_refused_in_words(open_queue: OpenQueu
     (tmp_path / "elsewhere").rename(tmp_path / "queue")
     queue.append(records("a"))
     assert drain(queue) == ["a"]
+
+
+def test_cutting_the_wal_does_not_wait_for_whoever_reads(open_queue: OpenQueue, tmp_path: Path) -> None:
+    queue = open_queue(lock_timeout=600)
+    queue.append(records(range(100)))
+    with closing(sqlite3.connect(tmp_path / "queue" / "queue.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM ack_queue_default").fetchone()
+        cutting = threading.Thread(target=queue._store.checkpoint, args=(True,))
+        cutting.start()
+        cutting.join(60)
+        held_up = cutting.is_alive()
+        reader.execute("COMMIT")
+    cutting.join()
+    assert not held_up
+    queue._store.checkpoint(cut=True)
+    assert queue._store.wal_bytes() == 0
