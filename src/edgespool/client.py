@@ -494,6 +494,16 @@ class Client:
         """The queue's directory, absolute."""
         return self._directory
 
+    @property
+    def endpoint(self) -> str:
+        """Where events go, without what may be secret in it; empty for a destination that has no address."""
+        return self._endpoint
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called, and has come to its end."""
+        return self._report is not None
+
     def __enter__(self) -> Client:
         return self
 

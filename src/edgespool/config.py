@@ -11,13 +11,13 @@ import difflib
 import os
 import platform
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import ConfigError
 
-__all__ = ["PREFIX", "Settings", "config_file", "data_directory", "default_name", "load"]
+__all__ = ["PREFIX", "Settings", "check_name", "config_file", "data_directory", "default_name", "load"]
 
 PREFIX = "EDGESPOOL_"
 _KIBIBYTE, _MEBIBYTE, _GIBIBYTE = 1 << 10, 1 << 20, 1 << 30
@@ -271,7 +271,7 @@ def load(
     """
     keywords = {name: value for name, value in given.items() if value is not None}
     for name in keywords:
-        _known(name, "keyword")
+        check_name(name, "keyword")
     chosen = {name: (value, name) for name, value in keywords.items()}
     for name in _FIELDS:
         variable = PREFIX + name.upper()
@@ -283,7 +283,7 @@ def load(
         for key, value in _from_file(path, client).items():
             chosen.setdefault(key, (value, f"{path}: {key}"))
     for key, value in (defaults or {}).items():
-        _known(key, "default")
+        check_name(key, "default")
         chosen.setdefault(key, (value, key))
     values: dict[str, Any] = {}
     for key, (value, where) in chosen.items():
@@ -295,9 +295,16 @@ def load(
     return Settings(**values)
 
 
-def _known(name: str, where: str) -> None:
+def check_name(name: str, where: str, others: Iterable[str] = ()) -> None:
+    """Raise ConfigError unless there is a setting of that name; it names the nearest that there is.
+
+    Args:
+        name: as given.
+        where: where it stands.
+        others: more names that may have been meant.
+    """
     if name not in _FIELDS:
-        near = difflib.get_close_matches(name, _FIELDS, 1)
+        near = difflib.get_close_matches(name, [*others, *_FIELDS], 1)
         raise ConfigError(f"{where}: there is no setting {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
 
 
@@ -317,9 +324,9 @@ def _from_file(path: str, name: str | None) -> dict[str, Any]:
     if not isinstance(clients, dict) or not all(isinstance(each, dict) for each in clients.values()):
         raise ConfigError(f"{path}: 'clients' must hold a table for each client, like [clients.kitchen]")
     for key in content:
-        _known(key, path)
+        check_name(key, path)
     for client, table in clients.items():
         for key in table:
-            _known(key, f"{path}: [clients.{client}]")
+            check_name(key, f"{path}: [clients.{client}]")
     own = clients.get(str(name or content.get("name") or default_name()), {})
     return {**content, **own}

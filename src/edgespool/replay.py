@@ -22,7 +22,7 @@ from .clock import SystemClock
 from .config import Settings
 from .errors import ConfigError, EdgespoolError, FailedFileError
 from .event import Batch, StoredEvent
-from .failed import FailedFiles, FailedPayload
+from .failed import FailedFiles, FailedPayload, public_url
 from .files import make_directory
 from .interfaces import Clock, Destination, Format
 from .outcome import Action, Hold, Outcome, TooLarge, decide
@@ -121,6 +121,7 @@ class Replay:
         self._selection = selection or Selection()
         self._pace = pace or Pace(settings.max_rate)
         self._route = route
+        self._unnamed = destination is None and settings.url is None
         self._make = destination or (lambda format: destinations.create(settings, format))
         self._on_progress = on_progress
         self._on_wait = on_wait
@@ -207,6 +208,12 @@ class Replay:
         payload, events, format = checked
         if format.name not in self._roads:
             self._roads[format.name] = format, self._make(format)
+        own = public_url(getattr(self._roads[format.name][1], "url", None) or "")
+        if self._unnamed and own and payload.endpoint not in ("", own):
+            # The service's own address stands in for none, and these were never meant for it.
+            reason = f"refused by {payload.endpoint}, and would go to {own}; say with --url which is meant"
+            self.report.files.append(FileResult(path, "kept", len(events), reason=reason))
+            return
         sending = _Sending(payload, events, self._selected(events))
 
         def progress() -> None:

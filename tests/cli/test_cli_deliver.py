@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_kit import Cli, Start, record
+from cli_kit import Cli, Start, eventually, record
 
 from edgespool import Client, Event
 from edgespool.cli.exits import Exit
+from edgespool.client import _clients
+from edgespool.queue.view import QueueView
 from edgespool.testing import Collector
 from edgespool.vendors.panoply.device import Device
 from edgespool.vendors.panoply.format import STATE_ROUTE
@@ -45,6 +47,31 @@ def test_a_vendors_queue_is_delivered_as_the_vendor_would(
     arrived = [kind.number_of(each.event) for each in collector.arrived() if each.dialect == vendor]
     assert [number for number in arrived if number is not None] == [0, 1, 2]
     assert json.loads(shown.out)["pending"] == 0
+
+
+@pytest.mark.parametrize("vendor", ["atom", "initialstate", "panoply"])  # whose address is known without being given
+def test_events_do_not_go_to_a_service_that_the_program_never_named(
+    cli: Cli, home: Path, monkeypatch: pytest.MonkeyPatch, vendor: str
+) -> None:
+    kind: Any = import_module(f"edgespool.vendors.{vendor}.device").Device
+    device = kind(NOBODY, path=str(home / "left"))
+    device.track(1)
+    assert eventually((home / "left" / "sender.json").exists)
+    for client in list(_clients):
+        client.close(0)
+    if kind.auth is not None:
+        monkeypatch.setenv("EDGESPOOL_AUTH", kind.auth)
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, NOBODY)
+    shown = cli("deliver", "--wait", "1")
+    assert shown.code == Exit.USAGE
+    assert f"these events went to {NOBODY}" in shown.err
+    assert "--url" in shown.err
+    shown = cli("deliver", "--wait", "1", "--url", NOBODY)
+    assert shown.code == Exit.SERVER
+    with QueueView(str(home / "left")) as view:
+        assert view.ledger().pending >= 1
+        assert view.ledger().delivered == 0
 
 
 def test_it_goes_on_for_as_long_as_it_gets_on(

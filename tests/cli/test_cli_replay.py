@@ -115,6 +115,31 @@ def test_without_a_url_it_says_so(cli: Cli, refused: list[str]) -> None:
     assert "EDGESPOOL_URL" in shown.err
 
 
+def test_events_do_not_go_to_a_service_that_never_refused_them(
+    cli: Cli, home: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgespool.vendors.atom.device import Device
+
+    collector.set_fault(status=400, body="no")
+    device = Device(collector.base_url, path=str(home / "q"))
+    device.track(1)
+    assert eventually(lambda: files(home))
+    device.close()
+    collector.heal()
+    with monkeypatch.context() as patch:
+        for name in ("http_proxy", "https_proxy"):
+            patch.setenv(name, "http://127.0.0.1:9")
+        shown = cli("replay")
+    assert shown.code == Exit.ATTENTION
+    assert f"refused by {collector.base_url}" in shown.out
+    assert "--url" in shown.out
+    assert len(files(home)) == 1
+    assert Device.auth is not None
+    monkeypatch.setenv("EDGESPOOL_AUTH", Device.auth)
+    assert cli("replay", "--url", collector.base_url).code == Exit.OK
+    assert collector.count() == 1
+
+
 def test_credentials_come_from_the_configuration(
     cli: Cli, home: Path, collector: Collector, refused: list[str], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from edgespool.outcome import Backoff
 from edgespool.testing import Collector
-from edgespool.vendors.initialstate import console
+from edgespool.vendors import console
 from edgespool.vendors.initialstate.api import Streamer
 
 DEADLINE = 20.0  # seconds after which a test gives up waiting; nothing here should take one of them
@@ -65,10 +65,8 @@ def an_environment_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "home").mkdir()
     monkeypatch.chdir(work)
     yield
-    if console._handler is not None:
-        logging.getLogger("edgespool").removeHandler(console._handler)
-        console._handler = None
-    console.log.setLevel(logging.NOTSET)
+    console.hide()
+    logging.getLogger("edgespool.initialstate").setLevel(logging.NOTSET)
 
 
 @pytest.fixture

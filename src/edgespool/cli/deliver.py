@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from ..client import Client
+from ..errors import ConfigError
 from ..queue.view import QueueView
+from ..status import StatusFile
 from . import delivery
 from .exits import Exit, epilog
 from .options import Command, Place, json_option, place_options, warn_root
@@ -47,8 +49,11 @@ def deliver(wait: float, url: str | None, format_name: str | None, place: Place,
         with QueueView(settings.directory) as view:
             format_name = view.format_name
     with Client(
-        url, name=settings.name, path=settings.path, config_file=place.config, format=format_name
+        url, name=settings.name, path=settings.path, config_file=place.config, format=format_name, start=False
     ) as client:  # fmt: skip
+        if settings.url is None:
+            _check_address(client)
+        client.start()
         before = client.stats()
         try:
             result = delivery.wait(client, wait, as_it_goes=True)
@@ -71,3 +76,13 @@ def deliver(wait: float, url: str | None, format_name: str | None, place: Place,
         delivery.say_undelivered(result, stats.pending)
     say(f"{count(delivered, 'event')} delivered" if delivered or not result.empty else "nothing waits")
     return code
+
+
+def _check_address(client: Client) -> None:
+    """See that a service's own address, which stands in when none is given, is the one the program had sent to."""
+    told = StatusFile(client.directory).read()
+    if told is not None and told.endpoint not in ("", client.endpoint):
+        raise ConfigError(
+            f"url: these events went to {told.endpoint} until now, and would go to {client.endpoint}. "
+            "Say with --url which is meant"
+        )

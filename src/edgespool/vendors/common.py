@@ -5,62 +5,104 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import inspect
 import logging
 import os
 import re
 import secrets
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from .. import config, jsontext
 from ..client import Client
-from ..errors import QueueError
+from ..errors import ConfigError, QueueError
 from ..files import read_bounded, write_whole
 from ..queue.view import QueueView, sender_alive
+from . import console
 
-__all__ = ["Device", "open_client"]
+__all__ = ["Device", "names_of", "open_client"]
 
 _log = logging.getLogger("edgespool")
 _OWNER = "account"  # the file in a queue's directory that says whose it is
 _lock = threading.Lock()
 _accounts: dict[str, str] = {}  # queue directory -> the account whose events it takes; in memory only
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()  # that were opened here
 
 
-def open_client(vendor: str, account: str, url: str | None = None, **given: Any) -> Client:
+def names_of(front: type) -> list[str]:
+    """Return the names of the arguments of a front end's class."""
+    return list(inspect.signature(front).parameters)
+
+
+def open_client(
+    vendor: str,
+    account: str,
+    url: str | None = None,
+    *,
+    apart: str | None = None,
+    options: Iterable[str] = (),
+    **given: Any,
+) -> Client:
     """Return a client whose queue is named after the script and the vendor, unless the settings say otherwise.
 
     A program may speak for several accounts at once. Their events must not meet in one queue: they would go out with
     one account's credentials. The first account that a program ever had has the plain name; each further one has a name
     of its own, made from the account. A program that has had one account only and comes with another, while nobody
-    sends for the first, is taken to have got a new key: its backlog goes out with that.
+    sends for the first, is taken to have got a new key: its backlog goes out with that. A `path` is one queue, and so
+    of one account at a time.
+
+    From now on warnings are seen in the console; see `edgespool.vendors.console`.
 
     Args:
         vendor: the vendor's folder; also the format's name, unless `given` holds a format.
         account: what tells accounts apart, for example the access key; only a digest of it is used.
         url: where events are posted; None: the settings, or the service's own address.
+        apart: what has a queue of its own within an account, unless `path` says where.
+        options: names of the front end's own arguments; one of them may have been meant by a name that nobody knows.
         given: keywords of `edgespool.Client`.
 
     Raises:
         ConfigError, QueueError: see `edgespool.Client`.
     """
+    console.show()
     given = {name: value for name, value in given.items() if value is not None}
+    for unknown in given.keys() - inspect.signature(Client).parameters.keys():
+        config.check_name(unknown, "keyword", options)
     given.setdefault("format", vendor)
     settings = config.load({name: given[name] for name in ("path", "name") if name in given}, given.get("config_file"))
-    if settings.path is None and settings.name is None:
-        name = f"{config.default_name()[:60]}.{vendor}"
-        place = os.path.join(config.data_directory(), name)
-        with _lock:
+    with _lock:
+        if settings.path is not None:
+            _claim(settings.directory, account)
+        else:
+            account = account if apart is None else f"{account}\0{apart}"
+            name = settings.name or f"{config.default_name()[:60]}.{vendor}"
+            place = os.path.join(config.data_directory(), name)
             taken = _accounts.get(place)
-            if taken == account or (taken is None and _belongs(place, vendor, account)):
+            if taken == account or (taken is None and _belongs(place, account)):
                 _accounts[place] = account
                 given["name"] = name
             else:
                 given["name"] = f"{name}.{_fingerprint(vendor, account)}"
-    return Client(url, **given)
+    client = Client(url, **given)
+    _clients.add(client)
+    return client
 
 
-def _belongs(place: str, vendor: str, account: str) -> bool:
+def _claim(place: str, account: str) -> None:
+    """See that a queue whose place was given is the account's; raises ConfigError while it is another's."""
+    in_use = any(client.directory == place and not client.closed for client in _clients)
+    mine = _accounts.get(place) == account if in_use else _belongs(place, account)
+    if not mine:
+        raise ConfigError(
+            f"path: the queue in {place} takes the events of another account. Give this one a path of its own, or give "
+            "none: below EDGESPOOL_DIR each account has its queue"
+        )
+    _accounts[place] = account
+
+
+def _belongs(place: str, account: str) -> bool:
     """Whether the queue in this directory is the account's; from now on, if it is nobody's or the key was changed."""
     path = os.path.join(place, _OWNER)
     try:

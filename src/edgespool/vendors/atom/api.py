@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ... import event as events
-from ...errors import EdgespoolError, EventError
+from ...errors import ConfigError, EdgespoolError, EventError
 from ...interfaces import Request, Watch
 from ...outcome import Delivered, Outcome, Reject, Reply, TooLarge
-from ..common import open_client
+from .. import console
+from ..common import names_of, open_client
 from . import config
 from .backlog import Mover, Room, Storage
 from .backoff import AtomBackoff
@@ -182,6 +183,7 @@ class IronSourceAtomTracker:
         url: str | None = None,
         **given: Any,
     ) -> None:
+        console.show()
         _single("batch_worker_count", _within("batch_worker_count", batch_worker_count, 1, config.BATCH_WORKER_COUNT))
         _single("batch_pool_size", _within("batch_pool_size", batch_pool_size, 1, config.BATCH_POOL_SIZE))
         backlog_size = _within("backlog_size", backlog_size, 1, config.BACKLOG_SIZE)
@@ -198,6 +200,7 @@ class IronSourceAtomTracker:
         self._callback, self._with_stream = _callback(callback)
         self._streams: set[str] = set()  # that this tracker has tracked
         self.set_debug(is_debug)
+        _check_storage(event_backlog)
         start = given.pop("start", True)
         given = {"auth": _checked_key(auth_key) or None, "overflow": "block", "batch_bytes": _LARGEST, **given}
         address = url or _chosen(endpoint)
@@ -205,6 +208,7 @@ class IronSourceAtomTracker:
             "atom",
             f"{address or ''}\0{auth_key}",
             address,
+            options=names_of(IronSourceAtomTracker),
             format=form,
             watch=Watch(self._before, self._after),
             backoff=backoff,
@@ -411,6 +415,12 @@ def _within(name: str, value: Any, low: int, default: Any, high: int | None = No
 def _single(name: str, value: int) -> None:
     if value != 1:
         _log.warning("atom: %s=%d changes nothing: one thread sends, batch by batch", name, value)
+
+
+def _check_storage(backlog: object) -> None:
+    for name in ("add_event", "get_event", "remove_event", "is_empty"):
+        if backlog is not None and not callable(getattr(backlog, name, None)):
+            raise ConfigError(f"event_backlog: an EventStorage is needed; {type(backlog).__name__} has no {name}()")
 
 
 def _callback(callback: Any) -> tuple[Callable[..., object] | None, bool]:

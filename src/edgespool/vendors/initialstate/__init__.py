@@ -2,9 +2,9 @@
 
     from edgespool.vendors.initialstate.api import Streamer
 
-`api` is the interface, `configutil` its ini files, `offline` its CSV files, `console` its messages, `format` the wire,
-`dialect` the collector's reading of it, `device` the interface in use. The wire is that of ISStreamer 2.0.0 and of
-Initial State's events API.
+`api` is the interface, `configutil` its ini files, `offline` its CSV files, `format` the wire, `dialect` the
+collector's reading of it, `device` the interface in use. The wire is that of ISStreamer 2.0.0 and of Initial State's
+events API.
 """
 
 from __future__ import annotations

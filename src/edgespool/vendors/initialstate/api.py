@@ -32,13 +32,16 @@ from ...errors import ConfigError, EdgespoolError, EventError, QueueClosed
 from ...event import Event
 from ...failed import public_url
 from ...outcome import one_line
-from ..common import open_client
-from . import console
+from .. import console
+from ..common import names_of, open_client
 from .configutil import BASE, getConfig
 from .format import fits_header
 from .offline import OfflineFile
 
 __all__ = ["Streamer"]
+
+#: The streamer's own logger; a child, so that its level can be changed without touching the rest of edgespool.
+_log = logging.getLogger("edgespool.initialstate")
 
 _TELL_AGAIN = 3600.0  # seconds after which an error that goes on is logged again
 _RAISE_FROM = 2  # the debug level at which errors of logging are raised
@@ -115,7 +118,9 @@ class Streamer:
         self.Async = use_async
         self.Offline = _is_true(ini["offline_mode"]) if offline is None else bool(offline)
         if debug_level >= 1:
-            console.show()
+            console.show(logging.DEBUG)
+            if _log.level == logging.NOTSET:
+                _log.setLevel(logging.DEBUG)
         if self.Offline:
             # The settings are checked as they would be online; of them only the durability means something here.
             settings = config.load(
@@ -148,7 +153,7 @@ class Streamer:
         # The service's own address is not given: a client's own table in the TOML file may name another.
         url = settings.url or (base if base != BASE else None)
         self._opening: dict[str, Any] = {**rest, "url": url, "auth": key or None}
-        self._client = open_client("initialstate", key, **self._opening)
+        self._client = open_client("initialstate", key, options=names_of(Streamer), **self._opening)
 
     # --- logging ----------------------------------------------------------------------------------------------------
 
@@ -221,7 +226,7 @@ class Streamer:
             if not self.IsClosed and not sys.is_finalizing():
                 self.close()
         except Exception as error:  # noqa: BLE001 - there is nobody to raise it to; the events are on the disk
-            console.log.warning("closing: %s", error)
+            _log.warning("closing: %s", error)
 
     # --- buckets ----------------------------------------------------------------------------------------------------
 
@@ -266,7 +271,7 @@ class Streamer:
     def console_message(self, message: str, level: int = 1) -> None:
         """Say something if `DebugLevel` is at least `level`, through the logger `edgespool.initialstate`."""
         if self.DebugLevel >= level:
-            console.log.log(logging.INFO if level <= 1 else logging.DEBUG, "%s", one_line(message, 1000))
+            _log.log(logging.INFO if level <= 1 else logging.DEBUG, "%s", one_line(message, 1000))
 
     def ship_messages(self, messages: Iterable[Mapping[str, Any]], retries: int = 3) -> None:
         """Store readings given as `{"key": …, "value": …, "epoch": …}`, durably; raises as `log`."""
@@ -400,8 +405,8 @@ class Streamer:
             self._told = (kind, since, count + 1)
             return
         self._told = (type(error).__name__, now, 0)
-        console.show(logging.ERROR)
-        console.log.error("%s: %s%s", what, error, f" ({count} more since the last such line)" if count else "")
+        console.show()
+        _log.error("%s: %s%s", what, error, f" ({count} more since the last such line)" if count else "")
 
 
 _reopening = threading.Lock()  # one client at a time is opened again

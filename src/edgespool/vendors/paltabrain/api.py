@@ -14,7 +14,7 @@ from ...errors import ConfigError, EventError, QueueClosed, QueueError
 from ...event import id_text, new_id
 from ...interfaces import Watch
 from ...outcome import Outcome, Reply
-from ..common import open_client
+from ..common import names_of, open_client
 from .base import BaseContext, BaseEnum, BaseEvent, BaseSentinel
 from .convert import set_proto
 from .service import BATCH_PATH, SDK_VERSION, address
@@ -91,7 +91,7 @@ class PaltabrainSdk(Generic[C]):
             raise ConfigError("hostname: a host such as telemetry.example.com is needed")
         if not isinstance(api_key, str) or not api_key:
             raise ConfigError("api_key: the account's key is needed")
-        if not callable(getattr(context, "serialize_context", None)):
+        if isinstance(context, type) or not callable(getattr(context, "serialize_context", None)):
             raise ConfigError("context: a Context object of the config module is needed")
         _whole("flush_buffer_size", flush_buffer_size, 1)
         _whole("flush_interval_ms", flush_interval_ms, 0)
@@ -117,6 +117,7 @@ class PaltabrainSdk(Generic[C]):
             "paltabrain",
             f"{hostname}\0{api_key}",
             url,
+            options=names_of(PaltabrainSdk),
             auth=api_key,
             format=wire,
             watch=Watch(self._on_request, self._on_reply),

@@ -41,7 +41,6 @@ __all__ = ["Counters", "RequestFailed", "Telemetry"]
 
 # The logger of the original: its users look there for how each batch fared.
 _log = logging.getLogger("paltabrain_sdk")
-_log.addHandler(logging.NullHandler())
 
 _TEXTS = 10  # errors of a kind in one batch; of more, the latest
 _TEXT_BYTES = 150

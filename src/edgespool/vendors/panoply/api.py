@@ -28,7 +28,7 @@ from ...event import Batch, Event
 from ...interfaces import Request, Watch
 from ...outcome import Delivered, Outcome, Reply
 from ...redaction import Redactor
-from ..common import open_client
+from ..common import names_of, open_client
 from . import constants, datasource, errors, events
 from .constants import FLUSH_TIMEOUT, MAXSIZE
 from .datasource import DataSource, validate_token
@@ -90,7 +90,7 @@ class SDK(Emitter):
         watch = Watch(self._on_request, self._on_reply)
         start = given.pop("start", True)
         self._client = open_client(
-            "panoply", apikey, url, auth=(apikey, apisecret), watch=watch, start=False, **given
+            "panoply", apikey, url, options=names_of(SDK), auth=(apikey, apisecret), watch=watch, start=False, **given
         )
         self._qurl: str = getattr(self._client._destination, "url", None) or account.queue()
         if start:  # only now: from here on the sender's thread looks at what stands above

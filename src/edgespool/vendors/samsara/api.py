@@ -110,8 +110,10 @@ class SamsaraClient:
         try:
             self._client: Client = open_client(
                 _VENDOR,
-                f"{options.get('url') or ''}\0{options['sourceId'] or ''}",
+                options.get("url") or "",
                 options.get("url"),
+                apart=options["sourceId"] or "",
+                options=_OPTIONS,
                 **{**stated, **own},
                 defaults=defaults,
                 watch=Watch(self._watching.on_request, self._replied),
