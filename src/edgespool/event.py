@@ -144,7 +144,7 @@ class Event:
             datetime.fromtimestamp(when, timezone.utc)
         except (ValueError, OverflowError, OSError) as error:
             raise EventError(f"event time: {when!r} is not a time a calendar can show (seconds since 1970?)") from error
-        return float(when)
+        return float(when) + 0.0  # -0.0 would come back from the disk as 0.0, and not fit its checksum
 
 
 def check_text(what: str, text: str) -> None:

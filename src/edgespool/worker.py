@@ -157,6 +157,7 @@ class Worker:
         # interval: else a program that goes on recording would be served in requests of a few events each.
         self._goal: int | None = None  # None: it has not begun
         self._left = 0  # how many of them may be there yet
+        self._full = False  # whether the last request was as large as one may be
         self._settled = False  # whether anything was since it was last asked whether the draining ends
         self._drain_due: float | None = None  # when to begin, as `drain` was asked for
         self._drained_at = -_DRAIN_PAUSE  # when it last began
@@ -408,8 +409,10 @@ class Worker:
 
     def _end_drain(self, now: float) -> None:
         """When all has gone that the draining is for, have what came later wait for its own interval."""
-        if self._left > 0 and not self._routes:
-            return  # some are left for certain: no need to ask the disk
+        if self._left > 0 and not self._routes and self._full:
+            # Some are left, as far as is known here, and requests are full: no need to ask the disk. Were they gone
+            # another way (a purge, a limit), the first request that is not full would tell.
+            return
         goal = self._goal
         oldest = self._queue.oldest_sequence(self._blocked(now))
         if goal is None or oldest is None or oldest <= goal:
@@ -664,6 +667,7 @@ class Worker:
             # The queue remembers what is settled, and writes it as soon as the disk lets it.
             self._complain(f"acknowledging: {error}", error)
         self._left -= len(batch)
+        self._full = len(batch) >= self._policy.batch_size
         if len(batch) < self._policy.batch_size:  # not at each step of a long drain: who waits would slow it
             self._tell_progress()
         self._settled = True

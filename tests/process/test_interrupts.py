@@ -7,11 +7,13 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from process_kit import Program, check_ledger, check_nothing_lost, deliver_all
 
+from edgespool.queue import DiskQueue
 from edgespool.testing import Collector
 
 Run = Callable[..., Program]
@@ -82,3 +84,19 @@ def test_a_killed_program_and_an_interrupted_one_leave_the_same(
     deliver_all(queue_path, collector)
     check_nothing_lost([program], collector)
     check_ledger(queue_path)
+
+
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("durability", ["power", "process"])
+def test_a_signal_handler_that_records_stores_its_event_or_is_told_that_it_cannot(
+    run: Run, queue_path: Path, durability: str, threads: int
+) -> None:
+    """It cannot when it has interrupted the very commit that its own would have to wait for; it never hangs."""
+    program = run("handler.py", durability=durability, threads=threads, signals=150, start=False)
+    assert program.process.wait(60) == 0, program.errors
+    (counts,) = [line for line in program.lines if line[0] == "counts"]
+    began, stored, refused = map(int, counts[1:])
+    assert began == stored + refused == 150
+    assert refused or threads, "a single thread is interrupted in the midst of a commit now and then"
+    with closing(DiskQueue(queue_path)) as queue:
+        assert queue.ledger().pending == queue.count_rows() > stored

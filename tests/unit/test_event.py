@@ -155,7 +155,7 @@ def test_a_time_may_be_a_datetime_with_or_without_a_zone() -> None:
     assert Event("a", time=moment).epoch() == moment.timestamp()
     naive = datetime(2020, 1, 1, 12)
     assert Event("a", time=naive).epoch() == naive.astimezone().timestamp()
-    assert Event("a", time=0).epoch() == 0.0
+    assert str(Event("a", time=-0.0).epoch()) == str(Event("a", time=0).epoch()) == "0.0"
     assert isinstance(Event("a", time=7).epoch(), float)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from unit_kit import MIB, drain, record
 
-from edgespool.errors import OutcomeUnknown, QueueFull
+from edgespool.errors import OutcomeUnknown, QueueFull, QueueUnavailable
 from edgespool.queue import DiskQueue
 from edgespool.queue.commit import GroupCommit, Job
 
@@ -300,6 +300,26 @@ def test_interruptions_at_any_moment_leave_the_others_working() -> None:
 
 
 # With a disk behind it
+
+
+def test_work_that_is_submitted_within_a_commit_of_its_own_thread_is_refused() -> None:
+    """A signal handler, or a log handler, would wait for what can only go on when it returns."""
+    said: list[str] = []
+
+    def commit(jobs: Sequence[Job[str]]) -> None:
+        for crowd in (1, 3):
+            group._crowd = crowd
+            with pytest.raises(QueueUnavailable, match="signal handler") as caught:
+                group.submit("inner")
+            said.append(str(caught.value))
+
+    group = GroupCommit(commit)
+    group.submit("outer")
+    assert len(said) == 2
+    assert group._pending == []
+    group._crowd = 1
+    group._commit = lambda jobs: None
+    group.submit("afterwards")
 
 
 def test_every_record_of_many_threads_is_stored_once(queue: DiskQueue) -> None:

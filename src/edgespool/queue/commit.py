@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
-from ..errors import OutcomeUnknown
+from ..errors import OutcomeUnknown, QueueUnavailable
 
 __all__ = ["GroupCommit", "Job"]
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 _SHARE = 0.15
 _LONGEST_WAIT = 0.020
 _WAKING = 0.0005
+# Seconds after which who waits looks for himself: whoever was to wake him may be held up by a signal handler.
+_LOOK_AGAIN = 0.2
 
 
 class Job(Generic[T]):
@@ -38,12 +40,15 @@ class Job(Generic[T]):
 
     def __init__(self, work: T) -> None:
         self.work = work
+        self.thread = threading.get_ident()
 
 
 class GroupCommit(Generic[T]):
     """Runs `commit(jobs)` for many threads, one call at a time.
 
-    A thread may be interrupted anywhere (Ctrl-C, a signal handler that raises); the others go on.
+    A thread may be interrupted anywhere (Ctrl-C, a signal handler that raises); the others go on. A signal handler may
+    even submit work of its own, unless it has interrupted the commit itself: that could only end after the handler, and
+    the handler would wait for it.
 
     Args:
         commit: does the work of all the jobs at once; puts a job's failure into its `error`. What it raises counts as
@@ -52,7 +57,7 @@ class GroupCommit(Generic[T]):
 
     def __init__(self, commit: Callable[[Sequence[Job[T]]], None]) -> None:
         self._commit = commit
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()  # reentrant: for a signal handler in the midst
         self._leader: Job[T] | None = None  # whose thread commits
         self._running: list[Job[T]] = []  # what the leader has taken on
         self._pending: list[Job[T]] = []  # what waits for the next leader
@@ -61,7 +66,11 @@ class GroupCommit(Generic[T]):
         self._last = 0.0  # seconds the last commit took
 
     def submit(self, work: T) -> None:
-        """Do the work together with that of other threads; return when it is done, or raise what failed."""
+        """Do the work together with that of other threads; return when it is done, or raise what failed.
+
+        Raises:
+            QueueUnavailable: called by a signal handler, or a log handler, within a commit of this very thread.
+        """
         job = Job(work)
         try:
             with self._mutex:
@@ -70,6 +79,7 @@ class GroupCommit(Generic[T]):
                     self._running = [job]
                     self._leader = job
                 else:
+                    self._refuse_reentry(job)
                     job.lock = threading.Lock()
                     job.lock.acquire()
                     self._pending.append(job)
@@ -97,12 +107,21 @@ class GroupCommit(Generic[T]):
     def _wait(self, job: Job[T]) -> None:
         """Wait until the job is done, or leads, or is to look again."""
         assert job.lock is not None
-        if self._keeper is not job:
-            job.lock.acquire()
-        elif not job.lock.acquire(timeout=self._patience()):
+        keeps = self._keeper is job
+        if not job.lock.acquire(timeout=self._patience() if keeps else _LOOK_AGAIN):
             with self._mutex:
-                if self._keeper is job:
+                self._refuse_reentry(job)
+                if self._keeper is job or (not keeps and self._leader is None and job in self._pending):
                     self._leader, self._keeper = job, None
+
+    def _refuse_reentry(self, job: Job[T]) -> None:
+        """Raise QueueUnavailable if the commit that the job would wait for cannot go on before its caller returns."""
+        leader = self._leader
+        if leader is not None and leader is not job and leader.thread == job.thread:
+            raise QueueUnavailable(
+                "an event was recorded by a signal handler, or a log handler, that had interrupted the recording of "
+                "another in the same thread; nothing was stored. Let the handler only take note, and record afterwards"
+            )
 
     def _patience(self) -> float:
         return min(max(self._last * _SHARE, min(2 * self._last, _WAKING)), _LONGEST_WAIT)
