@@ -151,7 +151,8 @@ class Client:
         self._encode_many = self._format.encode_many if isinstance(self._format, EncodesMany) else None
         self._largest = self.settings.batch_bytes
         self._wanted = start
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # reentrant: a signal handler may close what is being closed
+        self._winding = False
         self._report: CloseReport | None = None
         self._counts: Ledger | None = None  # as last read
         _clients.add(self)
@@ -329,7 +330,7 @@ class Client:
                 if oldest is None or oldest > target:
                     return True
             now = time.monotonic()
-            if now >= deadline or not self._worker.running or self._worker.paused:
+            if now >= deadline or not self._worker.running or self._worker.paused or self._worker.is_current:
                 return False
             if now >= asked:  # again now and then: a failure in between ends the hurry
                 self.send_now()
@@ -379,30 +380,41 @@ class Client:
         """Try to deliver what is left, for `timeout` seconds at most, stop, and return the counts. Idempotent.
 
         While delivery fails or is on hold it does not wait: what is not sent is on the disk, and goes out at the next
-        start.
+        start. Nor does it wait in a hook, which the sender itself waits for, or in a signal handler that has
+        interrupted another `close`: the sender ends, and the queue is closed, after the hook or the other `close`.
         """
         with self._closing:
             if self._report is not None:
                 return self._report
-            ended = self._wind_up(timeout)
-            counts = self._counts
+            if self._winding:
+                counts = self._look() or self._counts
+                return CloseReport(self._worker.delivered, counts.pending if counts is not None else 0)
+            self._winding = True
             try:
-                counts = self._queue.ledger()
-            except QueueError as error:
-                _log.warning("closing: %s", error)
-                counts = self._look() or counts
-            try:
-                if not ended:
-                    # In the middle of a request. Its thread closes the queue when it is done, so that a yes that is
-                    # under way is still acknowledged; should the program end first, the events are sent again.
-                    self._worker.on_end = self._queue.close
-                if ended or not self._worker.running:
-                    self._queue.close()
-            except QueueError as error:
-                _log.warning("closing: %s", error)
-            self._report = CloseReport(self._worker.delivered, counts.pending if counts is not None else 0)
-            _clients.discard(self)
-            return self._report
+                return self._close(timeout)
+            finally:
+                self._winding = False
+
+    def _close(self, timeout: float) -> CloseReport:
+        ended = self._wind_up(timeout)
+        counts = self._counts
+        try:
+            counts = self._queue.ledger()
+        except QueueError as error:
+            _log.warning("closing: %s", error)
+            counts = self._look() or counts
+        try:
+            if not ended:
+                # In the middle of a request. Its thread closes the queue when it is done, so that a yes that is
+                # under way is still acknowledged; should the program end first, the events are sent again.
+                self._worker.on_end = self._queue.close
+            if ended or not self._worker.running:
+                self._queue.close()
+        except QueueError as error:
+            _log.warning("closing: %s", error)
+        self._report = CloseReport(self._worker.delivered, counts.pending if counts is not None else 0)
+        _clients.discard(self)
+        return self._report
 
     shutdown = close
 
@@ -412,7 +424,7 @@ class Client:
         The queue stays open: daemon threads and exit hooks may still record. What they do waits for the next start.
         """
         with self._closing:
-            if self._report is None:
+            if self._report is None and not self._winding:
                 self._wind_up(timeout)
                 self._queue.sync()
 
@@ -420,7 +432,8 @@ class Client:
         """Stop the worker after a last try, within `timeout` seconds; return whether it has ended."""
         deadline = time.monotonic() + timeout
         worker = self._worker
-        if worker.running and not worker.paused and worker.state.name in ("idle", "sending") and timeout > 0:
+        waits = worker.running and not worker.paused and not worker.is_current and timeout > 0
+        if waits and worker.state.name in ("idle", "sending"):
             self._last_flush(deadline)
         return worker.stop(max(0.0, deadline - time.monotonic()))
 
@@ -572,7 +585,8 @@ class Client:
     _since = 0.0
 
     def _after_fork_in_child(self) -> None:
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()
+        self._winding = False
         self._election.after_fork()
         self._worker.reset()
         forget = getattr(self._destination, "after_fork_in_child", None)

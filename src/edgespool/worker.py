@@ -196,6 +196,11 @@ class Worker:
         return self._thread is not None and self._thread.is_alive()
 
     @property
+    def is_current(self) -> bool:
+        """Whether the caller runs in the worker's thread: a hook does."""
+        return self._thread is threading.current_thread()
+
+    @property
     def paused(self) -> bool:
         """Whether `pause` was called, and `resume` was not."""
         return self._paused
@@ -268,9 +273,10 @@ class Worker:
             self._stop = True
             self._wake.notify()
         thread = self._thread
-        if thread is None or thread is threading.current_thread():
+        if thread is None:
             return True
-        thread.join(timeout)
+        if not self.is_current:  # else it ends once the caller, a hook, has returned
+            thread.join(timeout)
         return not thread.is_alive()
 
     # --- the loop -------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from http_kit import record_many, wait_until
 
-from edgespool import Client
+from edgespool import Client, CloseReport
 from edgespool.event import Batch
+from edgespool.interfaces import Watch
 from edgespool.testing import Collector
 
 MakeClient = Callable[..., Client]
@@ -62,6 +63,34 @@ def test_what_a_hook_raises_stops_nothing(
     assert client.stats().delivered == 10
     told = [record for record in caplog.records if "hook" in record.getMessage()]
     assert 1 <= len(told) <= 2, "once for each hook"
+
+
+def test_a_hook_may_close_and_what_has_arrived_is_acknowledged_all_the_same(
+    make_client: MakeClient, collector: Collector
+) -> None:
+    reports: list[CloseReport] = []
+    watch = Watch(on_reply=lambda *_: reports.append(client.close(60)))
+    client = make_client(start=False, watch=watch)
+    client.record("a")
+    client.start()
+    wait_until(lambda: reports and not client._worker.running)
+    assert client.closed
+    again = make_client()
+    assert again.stats().pending == 0
+    assert again.stats().delivered == 1
+    again.record("b")
+    assert again.flush(10)
+    assert (collector.count(), collector.repeats()) == (2, 0)
+
+
+def test_a_hook_that_flushes_does_not_wait_for_itself(make_client: MakeClient, collector: Collector) -> None:
+    flushed: list[bool] = []
+    client = make_client(start=False, on_delivery=lambda batch: flushed.append(client.flush(600)), batch_size=1)
+    client.record("a")
+    client.record("b")
+    client.start()
+    wait_until(lambda: len(flushed) == 2)
+    assert flushed == [False, True]
 
 
 def test_a_hook_may_record(make_client: MakeClient, collector: Collector) -> None:

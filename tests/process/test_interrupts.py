@@ -100,3 +100,12 @@ def test_a_signal_handler_that_records_stores_its_event_or_is_told_that_it_canno
     assert refused or threads, "a single thread is interrupted in the midst of a commit now and then"
     with closing(DiskQueue(queue_path)) as queue:
         assert queue.ledger().pending == queue.count_rows() > stored
+
+
+def test_a_signal_handler_may_close_the_client_that_another_signals_is_closing(
+    run: Run, queue_path: Path, collector: Collector
+) -> None:
+    collector.set_fault(latency=20)
+    program = run("closer.py")
+    assert program.process.wait(60) == 0, program.errors
+    assert [line[-1] for line in program.lines] == ["False", "True", "True"]
