@@ -47,7 +47,8 @@ def create(
                 if not isinstance(made, Destination):
                     raise ConfigError(f"url: what {scheme!r} stands for is no Destination (see edgespool.interfaces)")
                 return made
-        raise ConfigError(f"url: an http:// or https:// address is needed, not one that begins with {scheme + ':'!r}")
+        what = f"one that begins with {scheme + ':'!r}" if scheme else "one without either"
+        raise ConfigError(f"url: an http:// or https:// address is needed, not {what}")
     from .http import HttpDestination
 
     return HttpDestination(

@@ -186,3 +186,14 @@ def test_root_is_warned_of_a_queue_that_belongs_to_somebody(cli: Cli, home: Path
     assert "belongs to user 12345" in cli("send", "door").err
     assert "belongs to user 12345" in cli("purge", "-y").err
     assert cli("status").err == ""
+
+
+def test_a_vendor_whose_extra_is_missing_is_said_in_a_line(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError("it needs protobuf: pip install 'edgespool[paltabrain]'")
+
+    monkeypatch.setattr("edgespool.cli.demo.import_module", absent)
+    shown = cli("demo", "--vendor", "paltabrain")
+    assert shown.code == Exit.USAGE
+    assert "pip install 'edgespool[paltabrain]'" in shown.err
+    assert "Traceback" not in shown.err

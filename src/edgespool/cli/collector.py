@@ -37,7 +37,9 @@ It keeps each event once and counts the repeats. While it runs:
 @click.option("--fail-rate", type=click.FloatRange(0, 1), help="Fail this share of requests only (503, or --status).")
 @click.option("--latency", type=Duration(), metavar="SECONDS", help="Wait so long before each reply.")
 @click.option("--max-bytes", type=click.IntRange(0), help="Answer 413 to a larger body.")
-@click.option("--poison", metavar="RULE", help="Answer 400 to a batch with such an event: its NAME, or FIELD=JSON.")
+@click.option("--poison", metavar="RULE", help=(
+    "Answer 400 to a batch with such an event: its NAME, or FIELD=JSON, a field of the event as it is shown decoded."
+))  # fmt: skip
 @click.option("--lose-replies", is_flag=True, help="Store, then hang up without a reply.")
 @click.option("--refuse-gzip", is_flag=True, help="Answer 415 to a compressed body.")
 @click.option("--times", type=click.IntRange(1), help="Behave again after so many requests.")

@@ -6,6 +6,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 import click
@@ -59,6 +60,10 @@ def _known(vendor: str | None) -> str | None:
 
     if vendor not in names():
         raise click.UsageError(f"there is no vendor {vendor!r}; there are {', '.join(names())}")
+    try:
+        import_module(f"edgespool.vendors.{vendor}.device")
+    except ImportError as error:  # what it needs is an extra
+        raise click.UsageError(str(error)) from None
     return vendor
 
 
