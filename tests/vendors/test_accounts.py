@@ -256,13 +256,14 @@ def test_two_processes_that_start_together_with_one_key_share_a_queue(tmp_path: 
 
 def test_the_last_of_several_processes_of_an_account_keeps_the_queue(tmp_path: Path) -> None:
     path = str(tmp_path / "queue")
-    with Process(tmp_path, HOLDER, repr({"path": path})) as one, Process(tmp_path, HOLDER, repr({"path": path})) as two:
-        assert one.hear() == two.hear() == "holds"
-        for process in (one, two):
+    with Process(tmp_path, HOLDER, repr({"path": path})) as first:
+        assert first.hear() == "holds"
+        with Process(tmp_path, HOLDER, repr({"path": path})) as second:
+            assert second.hear() == "holds"
+            first.kill()
             with pytest.raises(ConfigError):
                 common.open_client("samsara", "b", NOBODY, start=False, path=path)
-            process.kill()
-        common.open_client("samsara", "b", NOBODY, start=False, path=path).close(0)
+    common.open_client("samsara", "b", NOBODY, start=False, path=path).close(0)
 
 
 def test_a_client_of_another_process_that_does_not_send_keeps_its_queue(tmp_path: Path) -> None:
