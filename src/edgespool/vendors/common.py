@@ -206,7 +206,7 @@ class _Hold:
             shared = self.share()
             if not shared or (digest and not hmac.compare_digest(_mark(self._account, salt), digest)):
                 self.release()
-                raise OSError(errno.EBUSY, "another account took the queue over while its disk was away", self._place)
+                raise OSError(errno.EBUSY, "the queue is another account's by now; start the program anew", self._place)
 
 
 def _renew_lock() -> None:
