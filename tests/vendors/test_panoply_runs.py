@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -282,6 +284,61 @@ def test_on_a_terminal_a_bar_shows_the_progress(runs: Runs, collector: Collector
         os.close(ours)
     assert b"10/10" in shown
     assert b"numbers" in shown
+
+
+# Two accounts
+
+#: Another account's key and secret; invented.
+OTHER = "other/k3y:" + base64.b64encode(b"q1w2e3/0-other-0000/123456789012/us-east-1").decode()
+
+
+def accounts(collector: Collector, since: int = 0) -> set[str]:
+    """Return whose queues were sent to; the collector sees to it that key and secret were the same account's."""
+    return {each.path.split("/sdk-")[1].split("-")[0] for each in collector.requests()[since:]}
+
+
+def test_rows_of_one_account_never_go_out_with_the_key_of_another(runs: Runs, collector: Collector) -> None:
+    collector.set_fault(status=503)
+    assert runs("--param", "count=10", "--wait", "0.3").returncode == 4
+    collector.heal()
+    before = len(collector.requests())
+    refused = runs("--param", "count=5", auth=OTHER)
+    assert refused.returncode == 2, refused.stderr
+    assert "10 row(s) in " in refused.stderr
+    assert "edgespool deliver --path" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert OTHER.split(":")[1] not in refused.stderr
+    assert len(collector.requests()) == before
+    place = runs.place / "queues" / "source-my_source"
+    delivered = subprocess.run(
+        [sys.executable, "-m", "edgespool", "deliver", "--path", str(place), "--wait", "1"],
+        env=runs.environment(), cwd=runs.place, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert accounts(collector) == {"demo"}, delivered.stderr
+    assert sorted(numbers(collector)) == list(range(10))
+    before = len(collector.requests())
+    taken = runs("--param", "count=5", "--restart", auth=OTHER)
+    assert taken.returncode == 0, taken.stderr
+    assert accounts(collector, before) == {"other"}
+    assert sorted(numbers(collector)) == sorted([*range(10), *range(5)])
+
+
+def test_a_new_key_is_no_news_where_no_row_waits(runs: Runs, collector: Collector) -> None:
+    assert runs("--param", "count=5").returncode == 0
+    done = runs("--param", "count=5", auth=OTHER)
+    assert done.returncode == 0, done.stderr
+    assert accounts(collector) == {"demo", "other"}
+
+
+def test_a_run_with_another_key_is_refused_while_one_is_at_work(runs: Runs, collector: Collector) -> None:
+    with runs.start("--param", "count=10", "--param", "wait=5") as process:
+        said_by(process, "waiting")
+        second = runs("--param", "count=10", auth=OTHER)
+        (runs.place / "go on").touch()
+        assert process.wait(30) == 0
+    assert second.returncode == 2
+    assert "takes the events of another account. Give this run a --name" in second.stderr
+    assert accounts(collector) == {"demo"}
 
 
 # Which state belongs to which rows

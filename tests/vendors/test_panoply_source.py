@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import traceback
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -204,3 +207,123 @@ def test_a_token_is_refreshed_once_and_the_method_called_again(
     with pytest.raises(panoply.PanoplyException) as caught:
         source.read()
     assert caught.value.retryable is False
+
+
+# Secrets of a refresh
+
+SECRETS = ("cl13nt-s3cr3t", "r3fr3sh-t0k3n", "qu3ry-s3cr3t", "p4ssw0rd", "0ld-t0k3n")
+
+
+class Refresher:
+    """A source whose token has to be refreshed, and what a server answers: a status, headers and pieces of a body."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, bytes]] = []
+        self.answer: tuple[int, dict[str, str], Iterator[bytes]] = (200, {}, iter(()))
+        self.sent = 0  # bytes of bodies that a client took
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.asked.append((self.path, self.rfile.read(int(self.headers.get("Content-Length", 0)))))
+                status, headers, body = outer.answer
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                with contextlib.suppress(ConnectionError):
+                    for piece in body:
+                        self.wfile.write(piece)
+                        outer.sent += len(piece)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = HTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+        self.port = self._server.server_address[1]
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+    def fail(self) -> panoply.PanoplyException:
+        """Have a token refreshed, which fails, and return how."""
+
+        class Source(panoply.DataSource):
+            @panoply.validate_token(f"http://user:p4ssw0rd@127.0.0.1:{self.port}/token?code=qu3ry-s3cr3t", KeyError)
+            def read(self, n: int | None = None) -> Any:
+                raise KeyError("401")
+
+        source = Source(
+            {"access_token": "0ld-t0k3n", "refresh_token": "r3fr3sh-t0k3n"},
+            {"refresh": {"client_secret": "cl13nt-s3cr3t"}},
+        )
+        with pytest.raises(panoply.PanoplyException) as caught:
+            source.read()
+        assert caught.value.retryable is False
+        told = "".join(traceback.format_exception(caught.value))
+        assert [secret for secret in SECRETS if secret in told] == []
+        return caught.value
+
+
+@pytest.fixture
+def refresher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Refresher]:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    made = Refresher()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_takes_no_secret_to_another_host(refresher: Refresher, status: int) -> None:
+    other = Refresher()
+    try:
+        refresher.answer = (status, {"Location": f"http://127.0.0.1:{other.port}/"}, iter(()))
+        assert f"answered {status}: a redirect is not followed" in str(refresher.fail())
+        assert len(refresher.asked) == 1
+        assert not other.asked
+    finally:
+        other.close()
+
+
+def test_a_reply_without_an_end_is_not_read_to_its_end(refresher: Refresher) -> None:
+    refresher.answer = (200, {}, itertools.repeat(b" " * 65536, 1024))  # 64 MiB
+    assert "sends more than 1 MiB" in str(refresher.fail())
+    assert refresher.sent < 32 << 20
+
+
+def test_what_cannot_be_reached_is_said_without_the_secrets_in_its_address(refresher: Refresher) -> None:
+    refresher.close()
+    assert "127.0.0.1" in str(refresher.fail())
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (400, b'{"error": "invalid_grant", "client_secret": "cl13nt-s3cr3t"}', "answered 400 without a field"),
+        (200, b"r3fr3sh-t0k3n is what you sent", "what is no JSON"),
+        (200, b"[" * 100_000, "what is no JSON"),
+        (200, b'"access_token"', "without a field 'access_token'"),
+    ],
+)
+def test_what_a_server_says_is_told_without_the_secrets_in_it(
+    refresher: Refresher, status: int, body: bytes, said: str
+) -> None:
+    refresher.answer = (status, {}, iter((body,)))
+    assert said in str(refresher.fail())
+
+
+def test_what_a_callback_says_is_told_without_the_new_token(tokens: tuple[str, list[Any]]) -> None:
+    def renewed(token: str) -> None:
+        raise ValueError(f"cannot keep {token} for ever")
+
+    class Source(panoply.DataSource):
+        @panoply.validate_token(tokens[0], KeyError, renewed)
+        def read(self, n: int | None = None) -> Any:
+            raise KeyError("401")
+
+    with pytest.raises(panoply.PanoplyException, match=r"cannot keep \[redacted\] for ever"):
+        Source({"refresh_token": "good"}, {"refresh": {}}).read()

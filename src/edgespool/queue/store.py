@@ -17,7 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
-from typing import Literal, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from ..errors import OutcomeUnknown, QueueClosed, QueueDamaged, QueueError, QueueUnavailable
 from ..files import make_directory, open_private, sync_directory
@@ -48,6 +48,18 @@ _SHARED = 32768
 
 #: Called with the directory when the file turns out to be damaged; must leave a healthy file (or none) in its place.
 Recovery = Callable[[str, BaseException], None]
+
+
+class Hold(Protocol):
+    """What a queue's owner holds while the files are open, and no longer: it has a file open, too."""
+
+    def acquire(self) -> None:
+        """Hold it, if it is not held; raises OSError when the files may not be used any more."""
+        ...
+
+    def release(self) -> None:
+        """Let go of it. Idempotent."""
+        ...
 
 
 class Store:
@@ -107,6 +119,7 @@ class Store:
         self._next_look = 0.0
         self._snapshot: sqlite3.Cursor | None = None  # held by the writer during a burst; see `insert`
         self._last_insert = 0.0
+        self.hold: Hold | None = None  #: what is to be held as long as the files are open
         self._make_locks()
 
     def _make_locks(self) -> None:
@@ -255,6 +268,8 @@ class Store:
         """Close everything, so that nothing of ours keeps the disk from being mended, or mounted anew."""
         self._drop()
         self._lock.close()
+        if self.hold is not None:
+            self.hold.release()
 
     def close(self) -> None:
         """Flush, close, unlock. Idempotent. The last process to close folds the WAL into the file."""
@@ -269,6 +284,8 @@ class Store:
             with contextlib.suppress(OSError, QueueError), locked:
                 self._drop()
             self._lock.close()
+            if self.hold is not None:
+                self.hold.release()
 
     @property
     def closed(self) -> bool:
@@ -455,6 +472,8 @@ class Store:
         try:
             if not self._lock.acquire():
                 self._written_by_others()
+            if self.writer is None and self.hold is not None:
+                self.hold.acquire()
             now = monotonic()
             if self.writer is None or now > self._next_look:
                 self._ready()

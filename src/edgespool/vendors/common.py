@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import hmac
 import inspect
@@ -10,22 +11,26 @@ import logging
 import os
 import re
 import secrets
+import sys
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from .. import config, jsontext
 from ..client import Client
 from ..errors import ConfigError, QueueError
-from ..files import read_bounded, write_whole
+from ..files import make_directory, open_private, read_bounded, write_whole
+from ..queue.locks import WriteLock
 from ..queue.view import QueueView, sender_alive
 from . import console
 
-__all__ = ["Device", "names_of", "open_client"]
+__all__ = ["Device", "names_of", "open_client", "open_place"]
 
 _log = logging.getLogger("edgespool")
 _OWNER = "account"  # the file in a queue's directory that says whose it is
+_DECIDING = "account.lock"  # held while somebody finds that out, or changes it
+_USERS = "account.users"  # each client holds a shared lock on it; `account` itself is replaced, and cannot bear one
 _lock = threading.Lock()
 _accounts: dict[str, str] = {}  # queue directory -> the account whose events it takes; in memory only
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()  # that were opened here
@@ -72,54 +77,209 @@ def open_client(
         config.check_name(unknown, "keyword", options)
     given.setdefault("format", vendor)
     settings = config.load({name: given[name] for name in ("path", "name") if name in given}, given.get("config_file"))
+    if settings.path is not None:
+        return open_place(
+            settings.directory, account, url,
+            otherwise="Give this one a path of its own, or give none: below EDGESPOOL_DIR each account has its queue",
+            **given,
+        )  # fmt: skip
+    account = account if apart is None else f"{account}\0{apart}"
+    name = settings.name or f"{config.default_name()[:60]}.{vendor}"
+    place = os.path.join(config.data_directory(), name)
     with _lock:
-        if settings.path is not None:
-            _claim(settings.directory, account)
-        else:
-            account = account if apart is None else f"{account}\0{apart}"
-            name = settings.name or f"{config.default_name()[:60]}.{vendor}"
-            place = os.path.join(config.data_directory(), name)
-            taken = _accounts.get(place)
-            if taken == account or (taken is None and _belongs(place, account)):
-                _accounts[place] = account
-                given["name"] = name
-            else:
-                given["name"] = f"{name}.{_fingerprint(vendor, account)}"
-    client = Client(url, **given)
+        mine = _accounts.get(place, account) == account
+        hold = _enter(place, account, _warn_of_backlog) if mine else None
+    if hold is not None:
+        return _opened(hold, url, {**given, "name": name})
+    name = f"{name}.{_fingerprint(vendor, account)}"
+    return open_place(
+        os.path.join(config.data_directory(), name), account, url,
+        otherwise="Give this one a name of its own", **{**given, "name": name},
+    )  # fmt: skip
+
+
+def open_place(
+    place: str,
+    account: str,
+    url: str | None = None,
+    *,
+    otherwise: str,
+    backlog: Callable[[str], None] | None = None,
+    **given: Any,
+) -> Client:
+    """Return a client on the queue in this directory, which must be the account's; see `open_client`.
+
+    Args:
+        place: the queue's directory, absolute; `given` must lead there.
+        account, url: as in `open_client`.
+        otherwise: what to do about a queue that is another's, as a sentence without its full stop.
+        backlog: called with `place` before a queue of another key is taken over; may refuse by raising ConfigError.
+            None: a warning says how many events wait.
+        given: keywords of `edgespool.Client`.
+
+    Raises:
+        ConfigError: the queue is another account's; or see `edgespool.Client`.
+        QueueError: see `edgespool.Client`.
+    """
+    with _lock:
+        hold = _enter(place, account, backlog or _warn_of_backlog)
+    if hold is None:
+        raise ConfigError(f"path: the queue in {place} takes the events of another account. {otherwise}")
+    return _opened(hold, url, given)
+
+
+def _opened(hold: _Hold, url: str | None, given: Mapping[str, Any]) -> Client:
+    """Return a client that keeps its hold on a queue until it has closed it."""
+    try:
+        client = Client(url, **given)
+    except BaseException:
+        hold.release()
+        raise
     _clients.add(client)
+    # The queue's, not the client's: after a close in the midst of a request the sender's thread goes on with this
+    # account's key, and closes the queue when it is done.
+    client._queue._store.hold = hold
     return client
 
 
-def _claim(place: str, account: str) -> None:
-    """See that a queue whose place was given is the account's; raises ConfigError while it is another's."""
-    in_use = any(client.directory == place and not client.closed for client in _clients)
-    mine = _accounts.get(place) == account if in_use else _belongs(place, account)
-    if not mine:
-        raise ConfigError(
-            f"path: the queue in {place} takes the events of another account. Give this one a path of its own, or give "
-            "none: below EDGESPOOL_DIR each account has its queue"
-        )
-    _accounts[place] = account
+# --- whose a queue is -------------------------------------------------------------------------------------------------
+
+class _Hold:
+    """That a client uses a queue: a shared lock, which keeps other accounts from taking the queue over.
+
+    Windows has none, and some filesystems have none; there a queue that has a sender counts as in use, and no other.
+
+    Args:
+        place: the queue's directory.
+        account: whose queue it is.
+    """
+
+    def __init__(self, place: str, account: str) -> None:
+        self._place = place
+        self._account = account
+        self._fd = -1
+        self._close: Callable[[], object] = int  # nothing yet
+
+    def open(self) -> None:
+        """Open the file that is locked; raises OSError."""
+        if sys.platform != "win32":
+            self._fd = open_private(os.path.join(self._place, _USERS), os.O_RDWR)
+            end = weakref.finalize(self, os.close, self._fd)
+            end.atexit = False  # exit hooks may still record; the kernel comes last
+            self._close = end
+
+    def alone(self) -> bool:
+        """Return whether no other client, of any process, uses the queue; if so none can from now on."""
+        return self._lock("LOCK_EX")
+
+    def share(self) -> bool:
+        """Use the queue along with others of the account; return False while its account is being decided on."""
+        return self._lock("LOCK_SH")
+
+    def _lock(self, how: str) -> bool:
+        if self._fd >= 0 and sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(self._fd, getattr(fcntl, how) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:  # a filesystem without locks
+                pass
+        return True
+
+    def abandon(self) -> None:
+        """Give up what no client has come to have; also the copy of a child that was forked meanwhile."""
+        self._lock("LOCK_UN")
+        self.release()
+
+    def release(self) -> None:
+        """Close the file. A forked child that still uses the queue has a copy, and keeps the lock by that."""
+        self._fd = -1
+        self._close()
+
+    def acquire(self) -> None:
+        """Hold the queue again, whose disk was away; nothing if it is held. Raises OSError when it may not be used."""
+        if self._fd < 0 and sys.platform != "win32":
+            self.open()
+            salt, digest = _owner(self._place)
+            shared = self.share()
+            if not shared or (digest and not hmac.compare_digest(_mark(self._account, salt), digest)):
+                self.release()
+                raise OSError(errno.EBUSY, "the queue is another account's by now; start the program anew", self._place)
 
 
-def _belongs(place: str, account: str) -> bool:
-    """Whether the queue in this directory is the account's; from now on, if it is nobody's or the key was changed."""
-    path = os.path.join(place, _OWNER)
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()  # another thread may have held it when this child was forked
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _enter(place: str, account: str, backlog: Callable[[str], None]) -> _Hold | None:
+    """Return a hold on the queue in this directory if it is the account's, or becomes it; None if it is another's.
+
+    Processes that start together decide one after the other.
+    """
+    # No lock library: filelock guards its state around the forks of programs that have nothing to do with it.
+    deciding = WriteLock(os.path.join(place, _DECIDING))
+    hold = _Hold(place, account)
+    mine = False
     try:
-        owner = jsontext.loads(read_bounded(path, 1024))
-        salt, digest = bytes.fromhex(owner["salt"]), bytes.fromhex(owner["digest"])
-    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged
-        salt, digest = secrets.token_bytes(16), b""
-    mark = hashlib.pbkdf2_hmac("sha256", account.encode("utf-8", "surrogateescape"), salt, 10_000)
+        with contextlib.suppress(OSError):  # a disk that takes nothing: the client will say so
+            make_directory(place)
+            deciding.acquire()
+            hold.open()
+        mine = _belongs(place, account, hold, backlog)
+        if mine:
+            hold.share()
+            _accounts[place] = account
+        return hold if mine else None
+    finally:
+        if not mine:
+            hold.abandon()
+        with contextlib.suppress(OSError):
+            deciding.release()
+        deciding.close()
+
+
+def _belongs(place: str, account: str, hold: _Hold, backlog: Callable[[str], None]) -> bool:
+    """Whether the queue in this directory is the account's; from now on, if it is nobody's or the key was changed."""
+    if any(client.directory == place and not client.closed for client in _clients):
+        return _accounts.get(place) == account
+    salt, digest = _owner(place)
+    mark = _mark(account, salt)
     if hmac.compare_digest(mark, digest):
         return True
+    if digest and (_has_several(place) or sender_alive(place)):
+        return False
+    if not hold.alone():
+        return False
     if digest:
-        if _has_several(place) or sender_alive(place):
-            return False
-        _warn_of_backlog(place)
-    with contextlib.suppress(OSError):  # a full disk: then the next start says so
+        backlog(place)
+    path = os.path.join(place, _OWNER)
+    try:
         write_whole(path, jsontext.encode({"salt": salt.hex(), "digest": mark.hex()}) + b"\n")
+    except OSError:  # a full disk: then the next start says so
+        with contextlib.suppress(OSError):  # until then it must not say that the queue is still the former account's
+            os.unlink(path)
     return True
+
+
+def _owner(place: str) -> tuple[bytes, bytes]:
+    """Return the salt and the digest of the account whose queue this is; a new salt and no digest: nobody's."""
+    try:
+        owner = jsontext.loads(read_bounded(os.path.join(place, _OWNER), 1024))
+        return bytes.fromhex(owner["salt"]), bytes.fromhex(owner["digest"])
+    except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged
+        return secrets.token_bytes(16), b""
+
+
+def _mark(account: str, salt: bytes) -> bytes:
+    """Return the digest of an account."""
+    return hashlib.pbkdf2_hmac("sha256", account.encode("utf-8", "surrogateescape"), salt, 10_000)
 
 
 def _has_several(place: str) -> bool:

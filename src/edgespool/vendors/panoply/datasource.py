@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import base64
 import functools
+import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...failed import public_url
+from ...redaction import Redactor
 from .errors import PanoplyException
 from .events import Emitter
 
@@ -19,6 +22,8 @@ __all__ = ["DataSource", "PanoplyException", "validate_token"]
 
 _log = logging.getLogger("edgespool")
 _TIMEOUT = (5.0, 30.0)  # seconds for a connection, and for the reply, of the server that refreshes tokens
+_LARGEST = 1 << 20  # bytes of its reply; a token takes some thousand
+_PIECE = 8 * 1024  # bytes read at a time: compressed, a small piece may unfold to a thousand times as much
 
 
 class DataSource(Emitter):
@@ -94,8 +99,8 @@ def validate_token(
     """Return a decorator for a data source's method that needs a valid OAuth2 token.
 
     When the method raises one of `exceptions`, `options["refresh"]` and the refresh token are posted to `refresh_url`
-    (a form; the reply is JSON), the new access token is put into `source`, `source-change` is fired with it, `callback`
-    is called with it, and the method is called once more.
+    (a form; the reply is JSON, 1 MiB at most; a redirect is not followed), the new access token is put into `source`,
+    `source-change` is fired with it, `callback` is called with it, and the method is called once more.
 
     Args:
         refresh_url: where a token is refreshed.
@@ -106,7 +111,7 @@ def validate_token(
 
     Raises:
         PanoplyException: not retryable: the token cannot be refreshed, or the method raises one of `exceptions` even
-            with the new token. Other exceptions of the second call are passed on as they are.
+            with the new token; no secret is in its text. Other exceptions of the second call are passed on as they are.
     """
 
     def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -116,31 +121,66 @@ def validate_token(
                 return method(self, *args, **kwargs)
             except exceptions:
                 self.log("Revalidating the access token...")
+            redactor = _redactor(self, refresh_url, access_key, refresh_key)
             try:
                 token = _refreshed(self, refresh_url, access_key, refresh_key)
+                redactor.learn([str(token)])
                 self.source[access_key] = token
                 self.fire("source-change", {access_key: token})
                 if callback is not None:
                     notify = callback if callable(callback) else getattr(self, callback)
                     notify(token)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, the token is not valid
                 self.log(f"Error: the access token can't be revalidated ({type(error).__name__}); authenticate again")
-                raise PanoplyException(f"access token could not be refreshed ({error})", retryable=False) from error
+                said = redactor.clean(str(error) or type(error).__name__)
+                # Without the cause: what requests says of a failure has the whole address in it.
+                raise PanoplyException(f"access token could not be refreshed ({said})", retryable=False) from None
             try:
                 return method(self, *args, **kwargs)
             except exceptions as error:
                 self.log("Error: the new access token is not accepted either; authenticate again")
-                raise PanoplyException(f"access token could not be refreshed ({error})", retryable=False) from error
+                said = redactor.clean(str(error) or type(error).__name__)
+                raise PanoplyException(f"access token could not be refreshed ({said})", retryable=False) from error
 
         return wrapper
 
     return decorate
 
 
+def _redactor(source: DataSource, url: str, access_key: str, refresh_key: str) -> Redactor:
+    """Return what cuts out of texts, and out of urllib3's log, all that a refresh must not tell."""
+    redactor = Redactor(url, {}, None)
+    given = source.options.get("refresh")
+    form = {name: value for name, value in given.items() if name != "grant_type"} if isinstance(given, Mapping) else {}
+    tokens = [source.source.get(access_key), source.source.get(refresh_key)]
+    redactor.learn(str(value) for value in (*form.values(), *tokens) if value is not None)
+    return redactor
+
+
 def _refreshed(source: DataSource, url: str, access_key: str, refresh_key: str) -> Any:
-    """Return a new access token."""
+    """Return a new access token.
+
+    Raises:
+        PanoplyException: the server redirects, sends too much, or sends no token.
+        Exception: it cannot be reached, or there is nothing to ask it with.
+    """
     import requests  # slow to import, and seldom needed
 
     form = {**source.options["refresh"], refresh_key: source.source.get(refresh_key)}
-    with requests.post(url, data=form, timeout=_TIMEOUT) as reply:
-        return reply.json()[access_key]
+    place = public_url(url)
+    # Redirects are not followed: the secrets in the form would go along, to whatever host is named.
+    with requests.post(url, data=form, timeout=_TIMEOUT, stream=True, allow_redirects=False) as reply:
+        if 300 <= reply.status_code < 400:
+            raise PanoplyException(f"{place} answered {reply.status_code}: a redirect is not followed with secrets")
+        content = bytearray()
+        for piece in reply.iter_content(_PIECE):
+            content += piece
+            if len(content) > _LARGEST:
+                raise PanoplyException(f"{place} sends more than {_LARGEST >> 20} MiB: that is no token")
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        raise PanoplyException(f"{place} answered {reply.status_code} with what is no JSON") from None
+    if not isinstance(found, dict) or access_key not in found:
+        raise PanoplyException(f"{place} answered {reply.status_code} without a field {access_key!r}")
+    return found[access_key]

@@ -35,7 +35,9 @@ from ...event import Batch, Event, StoredEvent
 from ...files import make_directory, read_bounded, write_whole
 from ...interfaces import Destination
 from ...outcome import Delivered, Outcome, Retry
+from ...queue import schema
 from ...queue.view import QueueView
+from ..common import open_place
 from .constants import FLUSH_TIMEOUT
 from .format import STATE_ROUTE
 
@@ -256,13 +258,19 @@ def open_queue(settings: Settings, config_file: str | None = None) -> tuple[Clie
         config_file: where the settings came from.
 
     Raises:
-        ConfigError: key or secret are missing or have the wrong form, or a setting cannot be used.
+        ConfigError: key or secret are missing or have the wrong form, or a setting cannot be used; or the queue is
+            another account's: it is at work there, or rows of it wait.
         QueueError: the queue cannot be opened.
     """
     states = States(settings.directory)
     rows = destinations.create(settings, formats.create("panoply", settings.event_source))
-    client = Client(
+    key = settings.auth[0] if settings.auth else ""  # it was checked just now
+    client = open_place(
+        settings.directory,
+        key,
         settings.url,
+        otherwise="Give this run a --name or --path of its own",
+        backlog=lambda place: _refuse_backlog(place, states),
         name=settings.name,
         path=settings.path,
         config_file=config_file,
@@ -275,6 +283,29 @@ def open_queue(settings: Settings, config_file: str | None = None) -> tuple[Clie
         start=False,
     )
     return client, states
+
+
+def _refuse_backlog(place: str, states: States) -> None:
+    """Refuse to take a queue over while rows wait that were read with another key.
+
+    A client's queue is taken over with a warning, for a program must go on recording. A source can wait: what it has
+    not read is not lost, and a row in another account's table can never be called back.
+
+    Raises:
+        ConfigError: rows wait.
+        QueueUnavailable, QueueError: it cannot be seen whether any do.
+    """
+    if not os.path.exists(os.path.join(place, schema.FILE_NAME)):
+        return
+    with QueueView(place) as view:
+        pending = view.ledger().pending
+    rows = pending - states.waiting()
+    if rows > 0:
+        raise ConfigError(
+            f"auth: {rows} row(s) in {place} were read with another key. Deliver them first, by `edgespool deliver "
+            f"--path {place}` with that key in EDGESPOOL_AUTH, or with the new one if it is the same account's; or "
+            "give this run a --name of its own"
+        )
 
 
 # --- the run --------------------------------------------------------------------------------------------------------
