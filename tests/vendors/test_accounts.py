@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import gc
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib import import_module
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -29,6 +31,7 @@ from edgespool.queue.view import QueueView
 from edgespool.testing import Collector
 from edgespool.vendors import common
 from edgespool.vendors.initialstate.api import Streamer
+from edgespool.vendors.paltabrain.example import Context
 
 NOBODY = "http://127.0.0.1:9/"
 Open = Callable[..., Client]
@@ -161,6 +164,7 @@ def test_events_go_out_with_the_key_they_were_recorded_with(restart: Callable[[]
 PROGRAM = """
 import os, sys
 from edgespool.vendors.initialstate.api import Streamer
+from edgespool.vendors.paltabrain.example import Context
 
 key, url = sys.argv[1:]
 print("ready", flush=True)
@@ -435,3 +439,63 @@ def test_commands_that_look_at_a_held_queue_work(tmp_path: Path, capsys: pytest.
         said = capsys.readouterr()
     assert "account" not in said.out + said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("setting", ["EDGESPOOL_NAME", "keyword"])
+def test_a_name_of_ones_own_is_one_accounts_too(
+    restart: Callable[[], None], monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    given = {"name": "kitchen"} if setting == "keyword" else {}
+    if not given:
+        monkeypatch.setenv(setting, "kitchen")
+    places = [common.open_client("samsara", who, NOBODY, start=False, **given).directory for who in ("a", "b", "a")]
+    assert [Path(place).name for place in places[::2]] == ["kitchen", "kitchen"]
+    assert Path(places[1]).name.startswith("kitchen.")
+
+
+def test_what_is_apart_within_an_account_shares_a_path(restart: Callable[[], None], tmp_path: Path) -> None:
+    for apart in ("x", "y"):
+        common.open_client("samsara", "a", NOBODY, apart=apart, path=tmp_path / "queue", start=False)
+    with pytest.raises(ConfigError, match="another account"):
+        common.open_client("samsara", "b", NOBODY, path=tmp_path / "queue", start=False)
+
+
+@pytest.mark.parametrize(
+    ("front", "wrong", "meant"),
+    [("samsara.api.SamsaraClient", "publish_intervall", "publish_interval"),
+     ("atom.api.IronSourceAtomTracker", "batch_bytes_sise", "batch_bytes_size"),
+     ("initialstate.api.Streamer", "bucket_nme", "bucket_name"),
+     ("panoply.api.SDK", "apisecrett", "apisecret"),
+     ("paltabrain.api.PaltabrainSdk", "flush_buffer_sise", "flush_buffer_size")],
+)  # fmt: skip
+def test_a_mistyped_option_is_answered_with_the_one_that_was_meant(
+    restart: Callable[[], None], front: str, wrong: str, meant: str
+) -> None:
+    module, _, name = front.rpartition(".")
+    made: Any = getattr(import_module(f"edgespool.vendors.{module}"), name)
+    form = base64.b64encode(b"r/uuid-uuid/123456789012/us-east-1").decode()
+    arguments = {"SDK": ("a/1", form), "PaltabrainSdk": (NOBODY, "key", Context())}.get(name, ())
+    with pytest.raises(Exception, match=f"did you mean '{meant}'"):
+        made(*arguments, **{wrong: 1}, **({"url": NOBODY} if name == "SamsaraClient" else {}))
+
+
+def test_a_warning_is_seen_by_a_program_without_logging(collector: Collector, tmp_path: Path) -> None:
+    code = """if True:
+        import sys, time
+        from edgespool.vendors.initialstate.api import Streamer
+        streamer = Streamer("b", "b", "a-key", url=sys.argv[1])
+        streamer.log("n", 1)
+        end = time.monotonic() + 30
+        while streamer._client.stats().state != "held" and time.monotonic() < end:
+            time.sleep(0.01)
+        streamer.close()
+    """
+    collector.set_fault(status=401)
+    for before, seen in (("", True), ("import logging; logging.basicConfig(level=50)\n", False)):
+        done = subprocess.run(
+            [sys.executable, "-c", before + code, collector.base_url],
+            capture_output=True, check=True, text=True, timeout=60, cwd=tmp_path,
+        )  # fmt: skip
+        assert done.stdout == ""
+        assert ("delivery is on hold" in done.stderr) is seen
+        assert "a-key" not in done.stderr
