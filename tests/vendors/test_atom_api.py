@@ -238,6 +238,8 @@ def test_a_bad_address_or_setting_raises_at_once(tmp_path: Path) -> None:
             made(endpoint="no address")
         with pytest.raises(ConfigError, match="colour"):
             made(endpoint="http://127.0.0.1:9/", colour="red")
+    with pytest.raises(ConfigError, match=r"event_backlog: an EventStorage is needed; list has no add_event\(\)"):
+        IronSourceAtomTracker(endpoint="http://127.0.0.1:9/", path=tmp_path / "q", event_backlog=[])
 
 
 def test_the_response_says_what_the_server_said(collector: Collector) -> None:

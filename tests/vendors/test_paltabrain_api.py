@@ -259,6 +259,7 @@ def test_options_map_to_the_client_s_settings(make: MakeSdk, tmp_path: Path) -> 
         ({"api_key": "with\nbreak"}, "API key"),
         ({"api_key": "schlüssel"}, "API key"),
         ({"context": None}, "context"),
+        ({"context": Context}, "a Context object"),  # the class
         ({"instance_id": 5}, "instance_id"),
         ({"instance_id": "\ud800"}, "instance_id"),
         ({"session_id": "no id"}, "session_id"),
