@@ -174,6 +174,7 @@ class Worker:
         self._since_limit = 0
         self._came_back = False  # the last request was a probe, and ended an outage
         self._next_allowed = 0.0  # by max_rate
+        self._rationed = False  # the last step had to wait for that, and so has whoever hurries
         self._next_expire = 0.0
         self._known_network = self._network()
         self._thread: threading.Thread | None = None
@@ -279,7 +280,7 @@ class Worker:
         trouble = 0
         try:
             while not self._stop:
-                self._poked = False
+                self._poked = self._rationed = False
                 try:
                     pause = self.step()
                     trouble = 0
@@ -291,7 +292,8 @@ class Worker:
                     pause = min(60.0, 0.5 * 2 ** min(trouble, 8))
                     self._stand_aside(error, pause)
                 with self._lock:
-                    if not (self._stop or self._hurry or self._poked) and pause > 0:
+                    hurry = self._hurry and not self._rationed
+                    if not (self._stop or hurry or self._poked) and pause > 0:
                         self._wake.wait(pause)
             if self.sending and self.state.name == "idle":
                 with contextlib.suppress(QueueError):
@@ -347,6 +349,7 @@ class Worker:
             self._set_state("held" if self._down_held else "backing off", self._down_due)
             return min(self._down_due - now, _IDLE_POLL)
         if now < self._next_allowed:
+            self._rationed = True
             return self._next_allowed - now
         if self._settled:
             self._settled = False
