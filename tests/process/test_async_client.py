@@ -180,7 +180,7 @@ def test_two_event_loops_one_after_the_other_use_one_client(make: Make, collecto
 
 
 def test_it_has_the_methods_of_the_client() -> None:
-    for name, method in inspect.getmembers(Client, inspect.isfunction):
+    for name, _ in inspect.getmembers(Client, inspect.isfunction):
         if not name.startswith("_"):
             assert inspect.iscoroutinefunction(getattr(AsyncClient, name)), name
 
