@@ -199,6 +199,11 @@ class Worker:
         return self._thread is not None and self._thread.is_alive()
 
     @property
+    def is_current(self) -> bool:
+        """Whether the caller is this worker's own thread, as in a hook."""
+        return self._thread is threading.current_thread()
+
+    @property
     def paused(self) -> bool:
         """Whether `pause` was called, and `resume` was not."""
         return self._paused
@@ -266,13 +271,16 @@ class Worker:
             self._progressed.wait(timeout)
 
     def stop(self, timeout: float | None) -> bool:
-        """End the thread after what it is doing; return whether it has ended within `timeout` seconds."""
+        """End the thread after what it is doing; return whether it has ended within `timeout` seconds (None, inf: wait
+        for its end)."""
         with self._lock:
             self._stop = True
             self._wake.notify()
         thread = self._thread
         if thread is None or thread is threading.current_thread():
             return True
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:  # more than the system takes, for example inf
+            timeout = None
         thread.join(timeout)
         return not thread.is_alive()
 
