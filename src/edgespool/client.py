@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -60,7 +61,8 @@ class Client:
     Args:
         url: where events are posted.
         on_delivery: called with each `Batch` that was delivered, in the sender's thread.
-        on_error: called with an exception and the `Batch` when delivery begins to fail, is held, or is given up.
+        on_error: called with an exception and the `Batch` when delivery begins to fail, is held, or is given up; also
+            in the sender's thread. A hook that records into a full queue gets QueueFull also at overflow "block".
         session: a `requests.Session` of your own.
         start: whether to send; False only records, until `start()` is called.
         config_file: the TOML file to read; None: `$EDGESPOOL_CONFIG`, else the user's, if there is one.
@@ -105,6 +107,7 @@ class Client:
             self.settings, self._format, session, watch
         )
         self._directory = self.settings.directory
+        self._place = os.path.realpath(self._directory)  # through a symbolic link it is the same queue
         self._endpoint = public_url(getattr(self._destination, "url", None) or self.settings.url or "")
         self._claim()
         self._queue = DiskQueue(
@@ -147,6 +150,7 @@ class Client:
             refusal=lambda: self._queue.refusal,
         )
         self._queue.on_append = self._appended
+        self._queue.may_wait = self._may_wait
         self._encode = self._format.encode
         self._encode_many = self._format.encode_many if isinstance(self._format, EncodesMany) else None
         self._largest = self.settings.batch_bytes
@@ -281,6 +285,10 @@ class Client:
             worker.start()
         worker.notify(count)
 
+    def _may_wait(self) -> bool:
+        """Whether this thread may wait for room: the one that makes it must not. Another client's may be that one."""
+        return not any(each._worker.is_current for each in list(_clients) if each._place == self._place)
+
     # --- delivery ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
@@ -303,7 +311,7 @@ class Client:
     def send_now(self) -> None:
         """Send what waits without waiting for an interval or a backoff; returns at once."""
         for client in list(_clients):  # another of this program on the same queue may be the one that sends
-            if client._directory == self._directory:
+            if client._place == self._place:
                 client._worker.hurry()
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -358,7 +366,7 @@ class Client:
         deadline = time.monotonic() + timeout
         if self._wanted:
             self._worker.start()
-        workers = [client._worker for client in list(_clients) if client._directory == self._directory]
+        workers = [client._worker for client in list(_clients) if client._place == self._place]
         for worker in workers:
             worker.drain(awaited=timeout > 0)
         while timeout > 0:
@@ -382,7 +390,19 @@ class Client:
         While delivery fails or is on hold it does not wait: what is not sent is on the disk, and goes out at the next
         start. Nor does it wait in a hook, which the sender itself waits for, or in a signal handler that has
         interrupted another `close`: the sender ends, and the queue is closed, after the hook or the other `close`.
+
+        Args:
+            timeout: seconds; `float("inf")`: as long as it takes.
+
+        Raises:
+            ValueError: `timeout` is no number; nothing was done, and the client is as it was.
         """
+        try:
+            timeout = float(timeout)
+        except (TypeError, ValueError, OverflowError):
+            timeout = math.nan
+        if timeout != timeout:
+            raise ValueError("timeout: a number of seconds is needed; float('inf') waits as long as it takes")
         with self._closing:
             if self._report is not None:
                 return self._report
@@ -531,7 +551,7 @@ class Client:
     def _claim(self) -> None:
         """Refuse a second client of this program on the same queue with another address: one sender serves one."""
         for other in list(_clients):
-            if other._directory == self._directory and other.settings.url != self.settings.url:
+            if other._place == self._place and other.settings.url != self.settings.url:
                 raise ConfigError(
                     f"the queue {self._directory} is in use for {other._endpoint}: give this client a `name` of its own"
                 )

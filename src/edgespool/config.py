@@ -221,14 +221,33 @@ _FIELDS = {each.name: each for each in fields(Settings)}
 
 
 def data_directory() -> str:
-    """Return where queues live: `$EDGESPOOL_DIR`, else `$STATE_DIRECTORY` (systemd), else the user's data folder."""
+    """Return where queues live: `$EDGESPOOL_DIR`, else `$STATE_DIRECTORY` (systemd), else the user's data folder.
+
+    Raises:
+        ConfigError: the user has no home directory, as one who is only a number in a container.
+    """
     for variable in ("EDGESPOOL_DIR", "STATE_DIRECTORY"):
         value = os.environ.get(variable)
         if value:
             return os.path.abspath(value.split(":")[0] if variable == "STATE_DIRECTORY" else value)
     from platformdirs import user_data_dir
 
-    return user_data_dir("edgespool", appauthor=False)
+    folder = _of_user(user_data_dir)
+    if folder is None:
+        raise ConfigError(
+            "path: the user has no home directory for the queue to be in: give its directory as `path`, or set "
+            "EDGESPOOL_DIR to one for all queues"
+        )
+    return folder
+
+
+def _of_user(folder: Callable[..., str]) -> str | None:
+    """Return a folder of the user's, as platformdirs names it; None when the user has no home directory."""
+    try:
+        path = folder("edgespool", appauthor=False)
+    except (RuntimeError, OSError, KeyError):
+        return None
+    return path if os.path.isabs(path) else None  # older releases leave the "~" as it is
 
 
 def default_name() -> str:
@@ -249,7 +268,8 @@ def config_file() -> str | None:
         return named
     from platformdirs import user_config_dir
 
-    path = os.path.join(user_config_dir("edgespool", appauthor=False), "edgespool.toml")
+    folder = _of_user(user_config_dir)
+    path = os.path.join(folder, "edgespool.toml") if folder is not None else ""
     return path if os.path.isfile(path) else None
 
 

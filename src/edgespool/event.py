@@ -11,7 +11,7 @@ import itertools
 import os
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, NamedTuple, overload
@@ -224,6 +224,10 @@ class Columns(Sequence[StoredEvent]):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __reduce__(self) -> tuple[type[Columns], tuple[list[Any], ...]]:
+        # Pickle's old protocols, 0 and 1, do not know what to do with __slots__.
+        return Columns, (self.rowids, self.payloads, self.times, self.raw_ids, self.corrected)
+
     def __repr__(self) -> str:
         return repr(list(self))
 
@@ -273,3 +277,13 @@ class Batch(NamedTuple):
     def cut(self, count: int) -> tuple[Batch, Batch]:
         """Return the first `count` events and the rest."""
         return Batch(self.route, self.events[:count]), Batch(self.route, self.events[count:])
+
+
+def _batch_of(cls: type[Batch], fields: Iterable[Any]) -> Batch:
+    """Make a batch from its fields; `_replace` uses it, too."""
+    return cls(*fields)
+
+
+# NamedTuple's own asks for the len() of what it has made, which is the number of events here. It may not be replaced in
+# the class's body.
+Batch._make = classmethod(_batch_of)  # type: ignore[assignment]

@@ -39,11 +39,23 @@ def make_directory(path: str) -> None:
     there already, too: whoever made it may have been killed before the flush.
     """
     path = os.path.abspath(path)
+    try:
+        os.stat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # before any of its parents is made
+            raise
+    missing = []
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    _flush_name(path, os.path.dirname(path))
+    for path in reversed(missing):
+        _make(path)
+
+
+def _make(path: str) -> None:
+    """Make a directory whose parent is there."""
     parent = os.path.dirname(path)
-    if os.path.isdir(path):
-        _flush_name(path, parent)
-        return
-    make_directory(parent)
     try:
         os.mkdir(path, 0o700)
         os.chmod(path, 0o700)  # whatever the umask took away

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import operator
 import random
 import threading
 from collections.abc import Callable
@@ -30,6 +31,7 @@ _UNKNOWN = -1  # stands for a goal that has not been asked for yet
 _DRAIN_PAUSE = 0.1  # seconds between the beginnings of drains that nobody waits for
 _PROBE_SIZE = 1  # events sent to find out whether a server that failed several times is back
 _GROW_AFTER = 50  # deliveries after which a byte limit learned from 413 or a slow network is doubled
+_EXPIRED_AT_ONCE = 1000  # events dropped for their age in one go, so that nobody waits long for the queue
 _LOG_AGAIN = 3600.0  # seconds after which a fault that goes on is logged again
 
 #: Writes given-up events to a failed payload file and returns its path; raises FailedFileError.
@@ -175,7 +177,9 @@ class Worker:
         self._since_limit = 0
         self._came_back = False  # the last request was a probe, and ended an outage
         self._next_allowed = 0.0  # by max_rate
+        self._rationed = False  # the last step had to wait for that, and so has whoever hurries
         self._next_expire = 0.0
+        self._expiring = False  # more events are too old than were dropped in this step
         self._known_network = self._network()
         self._thread: threading.Thread | None = None
         self.delivered = 0  # events delivered by this worker
@@ -268,13 +272,16 @@ class Worker:
             self._progressed.wait(timeout)
 
     def stop(self, timeout: float | None) -> bool:
-        """End the thread after what it is doing; return whether it has ended within `timeout` seconds."""
+        """End the thread after what it is doing; return whether it has ended within `timeout` seconds (None, inf: wait
+        for its end)."""
         with self._lock:
             self._stop = True
             self._wake.notify()
         thread = self._thread
         if thread is None:
             return True
+        if timeout is not None and timeout > threading.TIMEOUT_MAX:  # more than the system takes, for example inf
+            timeout = None
         if not self.is_current:  # else it ends once the caller, a hook, has returned
             thread.join(timeout)
         return not thread.is_alive()
@@ -286,7 +293,7 @@ class Worker:
         trouble = 0
         try:
             while not self._stop:
-                self._poked = False
+                self._poked = self._rationed = False
                 try:
                     pause = self.step()
                     trouble = 0
@@ -298,7 +305,8 @@ class Worker:
                     pause = min(60.0, 0.5 * 2 ** min(trouble, 8))
                     self._stand_aside(error, pause)
                 with self._lock:
-                    if not (self._stop or self._hurry or self._poked) and pause > 0:
+                    hurry = self._hurry and not self._rationed
+                    if not (self._stop or hurry or self._poked) and pause > 0:
                         self._wake.wait(pause)
             if self.sending and self.state.name == "idle":
                 with contextlib.suppress(QueueError):
@@ -326,6 +334,11 @@ class Worker:
 
     def step(self) -> float:
         """Do at most one sending; return the seconds until the next step is due."""
+        self._expiring = False
+        pause = self._step()
+        return 0.0 if self._expiring else pause
+
+    def _step(self) -> float:
         if self._paused:
             if self._election is not None and self.sending:
                 self._election.release()
@@ -354,6 +367,7 @@ class Worker:
             self._set_state("held" if self._down_held else "backing off", self._down_due)
             return min(self._down_due - now, _IDLE_POLL)
         if now < self._next_allowed:
+            self._rationed = True
             return self._next_allowed - now
         if self._settled:
             self._settled = False
@@ -481,12 +495,12 @@ class Worker:
         if state is not None and self._policy.max_attempts is None and state.attempt >= 2 and len(batch) > _PROBE_SIZE:
             batch = self._keep(batch, _PROBE_SIZE)
         try:
-            count = self._destination.take(batch.events)
-        except BaseException:
+            count = operator.index(self._destination.take(batch.events))
+            kept = self._keep(batch, max(count, 1)) if count < len(batch) else batch
+        except BaseException:  # also a third party's that returns no whole number
             self._queue.requeue(batch)
             raise
-        if count < len(batch):
-            batch = self._keep(batch, max(count, 1))
+        batch = kept
         self._draining = True  # until there is nothing left up to the goal: other routes may have some, too
         return batch
 
@@ -684,8 +698,10 @@ class Worker:
 
     def _quietly_expire(self, max_age: float, now: float) -> None:
         try:
-            if self._queue.expire(max_age):
+            dropped = self._queue.expire(max_age, _EXPIRED_AT_ONCE)
+            if dropped:
                 self._next_expire = now  # there may be more
+            self._expiring = dropped >= _EXPIRED_AT_ONCE
         except QueueClosed:
             raise
         except QueueError as error:

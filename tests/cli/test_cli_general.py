@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_kit import Cli, Start, call, record
+from cli_kit import Cli, Result, Start, call, record
 
 from edgespool import __version__
 from edgespool.cli import app
@@ -197,3 +197,54 @@ def test_a_vendor_whose_extra_is_missing_is_said_in_a_line(cli: Cli, monkeypatch
     assert shown.code == Exit.USAGE
     assert "pip install 'edgespool[paltabrain]'" in shown.err
     assert "Traceback" not in shown.err
+
+
+# Standard files that the caller has closed
+
+
+def shell(line: str) -> Result:
+    """Run a line of shell in which $E is `edgespool`."""
+    return call(["bash", "-c", line], {**os.environ, "E": f"{sys.executable} -m edgespool"})
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_an_event_is_recorded_once_though_standard_files_are_closed(cli: Cli, closed: str) -> None:
+    done = shell(f"$E send door state=open {closed}")
+    assert (done.code, done.err) == (0, "")
+    done = shell(f"echo '{{\"name\": \"door\"}}' | $E send - {closed.replace('<&-', '')}")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(cli("status", "--json").out)["pending"] == 2
+
+
+@pytest.mark.parametrize("line", ["$E send -", "$E send --stdin --wait 1", "$E collector --port 0 --until-eof"])
+def test_without_a_standard_input_to_read_one_is_told_so(line: str) -> None:
+    done = shell(f"{line} <&-")
+    assert (done.code, done.out) == (2, "")
+    assert "there is no standard input" in done.err.splitlines()[-1]
+    assert "Traceback" not in done.err
+
+
+def test_what_has_something_to_say_says_it_nowhere(cli: Cli, home: Path, tmp_path: Path) -> None:
+    record(home / "default", 3)
+    for command in ("status", "status --json", "peek", "doctor", "--help", "export -o $HOME.jsonl", "purge --yes"):
+        done = shell(f"$E {command} >&-")
+        assert (done.code, done.out) == (0, ""), command
+        assert "Traceback" not in done.err
+    assert len((tmp_path / "home.jsonl").read_bytes().splitlines()) == 3
+    done = shell("$E export >&-")
+    assert done.code == 2
+    assert "there is no standard output" in done.err.splitlines()[-1]
+    assert shell("$E statux 2>&-") == Result(2, "", "")
+
+
+def test_a_collector_and_a_demo_run_without_a_standard_output(tmp_path: Path) -> None:
+    done = shell("timeout --preserve-status -s TERM 2 $E collector --port 0 >&-")
+    assert (done.code, done.err) == (0, "")
+    done = shell("$E demo >&-")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_no_file_takes_the_place_of_a_closed_standard_file(home: Path) -> None:
+    look = "import os, sys; from edgespool.cli.output import fill_standard_files as fill; fill(); fill()\n"
+    look += "sys.exit(any(os.readlink(f'/proc/self/fd/{n}') != os.devnull for n in range(3)))"
+    assert call(["bash", "-c", f'{sys.executable} -c "{look}" <&- >&- 2>&-']).code == 0

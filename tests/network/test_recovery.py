@@ -69,6 +69,17 @@ def test_an_idle_client_costs_next_to_nothing(make_client: MakeClient, proxy: Fa
     assert proxy.exchanges == 1
 
 
+def test_a_hurry_waits_for_the_rate_limit_without_spinning(make_client: MakeClient, collector: Collector) -> None:
+    client = make_client(max_rate=1, batch_size=20)  # a batch each 20 s
+    ids = record_many(client, 50)
+    with measured() as cost:
+        assert not client.flush(2.0)
+    assert collector.ids() == ids[:20]
+    assert cost.cpu < 0.4 * cost.wall
+    client.send_now()
+    assert client._worker.stop(5.0), "the end was waited for until the next batch might have gone"
+
+
 def test_a_network_that_flaps_by_schedule_loses_nothing_and_keeps_the_order(
     make_client: MakeClient, collector: Collector, proxy: FaultProxy
 ) -> None:

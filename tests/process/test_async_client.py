@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -10,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from process_kit import check_ledger, wait_until
+from process_kit import check_ledger, environment, wait_until
 
-from edgespool import AsyncClient, Event
+from edgespool import AsyncClient, Client, Event
 from edgespool.errors import EventError, QueueClosed
 from edgespool.testing import Collector
 
@@ -173,3 +177,82 @@ def test_two_event_loops_one_after_the_other_use_one_client(make: Make, collecto
     ids = [asyncio.run(client.record("reading", n=n)) for n in range(3)]
     asyncio.run(client.close(20))
     assert collector.ids() == ids
+
+
+def test_it_has_the_methods_of_the_client() -> None:
+    for name, _ in inspect.getmembers(Client, inspect.isfunction):
+        if not name.startswith("_"):
+            assert inspect.iscoroutinefunction(getattr(AsyncClient, name)), name
+
+
+def test_sending_can_be_started_paused_and_asked_for(make: Make, collector: Collector) -> None:
+    async def main() -> None:
+        async with make(start=False) as client:
+            await client.record("reading", call=1, self=2)  # names that a helper's own arguments might have
+            await client.start()
+            assert await client.drain(20)
+            await client.pause()
+            await client.record("reading")
+            await client.send_now()
+            assert not await client.drain()
+            assert collector.count() == 1
+            await client.start()
+            assert await client.flush(20)
+
+    asyncio.run(main())
+    assert collector.count() == 2
+
+
+BLOCKED = """
+import asyncio, sys
+from edgespool import AsyncClient
+from edgespool.errors import QueueClosed
+
+async def main():
+    client = AsyncClient("http://127.0.0.1:9/", path=sys.argv[1], overflow="block", max_events=2, start=False)
+    kept = [asyncio.ensure_future(client.record("reading", n=n)) for n in range(12)]
+    while (await client.stats()).pending < 2:
+        await asyncio.sleep(0.01)
+    done, waiting = await asyncio.wait(kept, timeout=0.3)
+    assert len(done) == 2, done
+    for task in list(waiting)[:8]:
+        task.cancel()
+    assert (await client.stats()).pending == 2
+    if sys.argv[2] == "close":
+        assert (await client.close(0.5)).pending == 2
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(end) for end in ends} == {asyncio.CancelledError, QueueClosed}, ends
+    print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("how", ["close", "leave"])
+def test_records_that_wait_for_room_keep_neither_the_others_nor_the_program(
+    tmp_path: Path, queue_path: Path, how: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKED, str(queue_path), how],
+        capture_output=True, text=True, timeout=30, check=False, env=environment(tmp_path),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
+def test_cancelled_flushes_hold_up_no_record(make: Make, collector: Collector) -> None:
+    collector.close_port()
+
+    async def main() -> None:
+        client = make(threads=2)
+        await client.record("reading")
+        flushes = [asyncio.ensure_future(client.flush(60)) for _ in range(20)]
+        await asyncio.sleep(0.2)
+        for task in flushes[1:]:
+            task.cancel()
+        await asyncio.wait_for(client.record("reading"), 10)
+        await asyncio.wait_for(client.stats(), 10)
+        await asyncio.wait_for(client.close(0.1), 10)
+        with contextlib.suppress(QueueClosed):  # or it has seen first that nobody sends any more
+            assert not await asyncio.wait_for(flushes[0], 10)
+
+    asyncio.run(main())

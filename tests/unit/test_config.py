@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import fields
@@ -302,3 +304,46 @@ def test_events_come_from_the_source_or_else_the_host(monkeypatch: pytest.Monkey
     assert load({"source": "kitchen"}).event_source == "kitchen"
     monkeypatch.setattr(config.platform, "node", lambda: "")
     assert load({"name": "own"}).event_source == "own"
+
+
+HOMELESS = """
+import os, pwd
+
+def unknown(uid):
+    raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+pwd.getpwuid = unknown
+"""
+
+
+def without_home(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a program as a user who is only a number: no HOME, and no line in the file of passwords."""
+    kept = {
+        name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith(("XDG", "EDGE"))
+    }
+    return subprocess.run(
+        [sys.executable, "-c", HOMELESS + program, *arguments],
+        env={**kept, "PYTHONPATH": str(Path(config.__file__).parents[1]), **environment},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_without_a_home_a_client_with_a_path_works(tmp_path: Path) -> None:
+    record = """
+import edgespool
+with edgespool.Client(path=os.environ.pop("QUEUE", None), name="x", start=False, url="http://127.0.0.1:9/") as client:
+    client.record("reading")
+    print(client.stats().pending, client.directory)
+"""
+    done = without_home(record, QUEUE=str(tmp_path / "queue"))
+    assert (done.stdout, done.stderr) == (f"1 {tmp_path / 'queue'}\n", "")
+    done = without_home(record, EDGESPOOL_DIR=str(tmp_path / "all"))
+    assert (done.stdout, done.stderr) == (f"1 {tmp_path / 'all' / 'x'}\n", "")
+
+
+def test_without_a_home_the_error_says_what_to_give() -> None:
+    done = without_home("from edgespool.cli import main\nmain()", "status")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: path: ")
+    assert done.stderr.count("\n") == 1
+    assert "EDGESPOOL_DIR" in done.stderr

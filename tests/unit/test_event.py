@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import random
 import subprocess
 import sys
@@ -203,3 +205,18 @@ def test_columns_are_to_who_reads_them_what_a_list_is(events: list[StoredEvent],
     half.extend(columns.rowids, columns.payloads, columns.times, columns.raw_ids)
     assert one_by_one == columns
     assert half == [event._replace(corrected=False) for event in events]
+
+
+@pytest.mark.parametrize("by_columns", [True, False])
+def test_a_batch_is_a_named_tuple_like_any_other(by_columns: bool) -> None:
+    events = stored(range(20)).events
+    batch = Batch("", Batch("", events).columns if by_columns else events)
+    assert batch._replace(route="kitchen") == Batch("kitchen", batch.events)
+    assert batch._replace(events=batch.events[:3]).ids == batch.ids[:3]
+    assert Batch._make(["", batch.events]) == batch
+    assert type(batch._replace(route="kitchen")) is Batch
+    with pytest.raises(TypeError):
+        Batch._make([""])
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert pickle.loads(pickle.dumps(batch, protocol)) == batch
+    assert copy.copy(batch) == copy.deepcopy(batch) == batch

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import stat
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,18 @@ def test_a_directory_that_another_makes_at_the_same_moment_is_fine(
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="exists|directory"):  # noqa: RUF043
         make_directory(str(tmp_path / "file" / "b"))
+
+
+def test_a_directory_may_lie_deeper_than_python_can_call(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("")
+    deep = str(tmp_path) + "/d" * (sys.getrecursionlimit() + 50)
+    make_directory(deep)
+    assert os.path.isdir(deep)
+    os.removedirs(deep)  # up to what is not empty; neither pytest nor shutil can
+    assert os.listdir(tmp_path) == ["kept"]
+    with pytest.raises(OSError, match="too long"):
+        make_directory(str(tmp_path) + "/d" * 2100)
+    assert os.listdir(tmp_path) == ["kept"]
 
 
 # Reading

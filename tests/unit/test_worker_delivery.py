@@ -391,6 +391,17 @@ def test_what_is_too_old_is_dropped_and_counted_not_sent() -> None:
     assert rig.destination.delivered_ids == ["young"]
 
 
+def test_in_an_outage_all_that_is_too_old_is_dropped_at_once() -> None:
+    rig = Rig(Retry("down", everywhere=True), policy={"max_age": 100.0})
+    rig.add(*range(5500))
+    rig.run(99)
+    rig.add("young")
+    rig.run(4)
+    ledger = rig.queue.ledger()
+    assert (ledger.dropped, ledger.pending) == ({"max_age": 5500}, 1)
+    assert rig.step() > 0
+
+
 # Hooks
 
 
@@ -474,19 +485,22 @@ def test_a_destination_that_raises_is_a_failure_like_any_other() -> None:
     rig.check()
 
 
-def test_a_destination_that_cannot_count_strands_no_event() -> None:
+@pytest.mark.parametrize("count", [RuntimeError("cannot count"), None, 1.5, "1"])
+def test_a_destination_that_cannot_count_strands_no_event(count: Any) -> None:
     rig = Rig()
     take = rig.destination.take
 
-    def broken(events: Any) -> int:
+    def broken(events: Any) -> Any:
         rig.destination.take = take  # type: ignore[method-assign]
-        raise RuntimeError("cannot count")
+        if isinstance(count, Exception):
+            raise count
+        return count
 
     rig.destination.take = broken  # type: ignore[method-assign]
     rig.add(*"ab")
-    with pytest.raises(RuntimeError):
+    with pytest.raises((RuntimeError, TypeError)):
         rig.worker.step()
-    rig.drain()
+    rig.run(10)  # not until all has gone, which may be never
     assert rig.destination.delivered_ids == ["a", "b"]
 
 

@@ -16,7 +16,7 @@ from .. import __version__
 from ..errors import ConfigError, EdgespoolError, EventError, QueueError, QueueFull
 from .exits import Exit, epilog
 from .options import ClosedPipe
-from .output import drop_stdout, warn
+from .output import drop_stdout, fill_standard_files, warn
 
 __all__ = ["edgespool", "run"]
 
@@ -71,13 +71,15 @@ def run(command: click.Command, program: str, arguments: list[str] | None = None
         program: how the user called it.
         arguments: None: those of the process.
     """
-    with contextlib.suppress(AttributeError, ValueError):
-        # A terminal that cannot show a letter is no reason to fail.
-        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    fill_standard_files()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            # A terminal that cannot show a letter is no reason to fail.
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         code = _run(command, program, arguments)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # else the caller has closed it (`>&-`): what is said goes nowhere
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
         drop_stdout()
@@ -89,10 +91,10 @@ def _run(command: click.Command, program: str, arguments: list[str] | None) -> i
         result: Any = command.main(arguments, prog_name=program, standalone_mode=False)
         return result if isinstance(result, int) else Exit.OK
     except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
+        _show(error)
         return Exit.USAGE
     except click.ClickException as error:
-        error.show()
+        _show(error)
         return Exit.USAGE if isinstance(error, click.UsageError) else Exit.ATTENTION
     except (click.Abort, KeyboardInterrupt, EOFError):
         warn("Interrupted")
@@ -108,3 +110,8 @@ def _run(command: click.Command, program: str, arguments: list[str] | None) -> i
     except (EdgespoolError, OSError) as error:
         warn(f"Error: {error}")
         return Exit.ATTENTION
+
+
+def _show(error: click.ClickException) -> None:
+    if sys.stderr is not None:  # else click would write to standard output
+        error.show()

@@ -80,6 +80,8 @@ def collector(
     given = {name: value for name, value in fields.items() if value is not None}
     if set(given) == {"times"}:
         raise click.UsageError("--times says how long to misbehave; say how, too")
+    if until_eof and sys.stdin is None:
+        raise click.UsageError("--until-eof: there is no standard input: it is closed")
     try:
         faults = Faults(**given)
     except ValueError as error:

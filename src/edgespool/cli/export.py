@@ -35,6 +35,8 @@ def export(output: str | None, route: str | None, place: Place) -> int:
 
     Events that are delivered or recorded meanwhile may or may not be among them.
     """
+    if output is None and sys.stdout is None:
+        raise click.UsageError("there is no standard output to write to: it is closed. Name a file with --output")
     settings = place.existing()
     with QueueView(settings.directory) as view, _opened(output) as file:
         format = formats.create(view.format_name or settings.format, settings.event_source)

@@ -22,6 +22,7 @@ __all__ = [
     "bytes_text",
     "count",
     "drop_stdout",
+    "fill_standard_files",
     "json_bytes",
     "json_line",
     "moment",
@@ -75,10 +76,24 @@ def drop_stdout() -> None:
         os.close(nowhere)
 
 
+def fill_standard_files() -> None:
+    """Put /dev/null where standard input, output or error was closed by the caller (`>&-`).
+
+    The streams in `sys` stay None. But the next file to be opened would get that number, and what a library or another
+    process writes to standard output or error would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
 def terminal(err: bool = False) -> bool:
     """Whether standard output (or error) is a terminal that can be drawn on."""
     stream = sys.stderr if err else sys.stdout
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def count(number: int, noun: str) -> str:

@@ -97,6 +97,8 @@ def send(
         raise click.UsageError("--url is for --wait: without it nothing is sent")
     if not lines and not event_name:
         raise click.UsageError("an event's name is missing; or '-' to read JSON lines from standard input")
+    if lines and sys.stdin is None:
+        raise click.UsageError("there is no standard input to read: it is closed")
     event = None if lines else event_of_arguments(str(event_name), pairs, data, when, event_id, route)
     settings = place.new(url=url)
     warn_root(settings.directory)

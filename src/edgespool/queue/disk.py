@@ -157,7 +157,7 @@ class DiskQueue(PersistQueueMethods):
         max_bytes: the disk budget in bytes, at least 1 MiB; WAL and ballast are part of it, failed files are not.
         max_events: how many events may wait; None: as many as there is room for.
         overflow: what `append` does at either limit or on a full disk: ``"reject"`` raises QueueFull, ``"block"``
-            waits for room, ``"drop_oldest"`` and ``"drop_newest"`` drop and count.
+            waits for room (but see `may_wait`), ``"drop_oldest"`` and ``"drop_newest"`` drop and count.
         clock: the clocks; for tests.
         lock_timeout: seconds to wait for a program other than edgespool that locks the file.
 
@@ -199,6 +199,9 @@ class DiskQueue(PersistQueueMethods):
         self._taken: dict[int, tuple[Any, Batch]] = {}
         #: Called with the number of records after each append, outside all locks; the worker listens here.
         self.on_append: Callable[[int], None] | None = None
+        #: Says whether the calling thread may wait for room (overflow "block"); None: each may. The thread that sends
+        #: must not: nobody else makes room.
+        self.may_wait: Callable[[], bool] | None = None
         self._lock_timeout = lock_timeout
         super().__init__(
             self._directory, multithreading=True, serializer=json_serializer, db_file_name=schema.FILE_NAME
@@ -330,6 +333,11 @@ class DiskQueue(PersistQueueMethods):
             except QueueFull as error:
                 if getattr(error, "hopeless", False):
                     raise
+                if self.may_wait is not None and not self.may_wait():
+                    raise QueueFull(
+                        "the queue is full, and a hook, which is called in the sender's thread, cannot wait for room "
+                        "that only this thread makes; nothing was stored"
+                    ) from error
             with self._room_lock:
                 if self._store.closed:
                     raise QueueClosed("the queue was closed while the call waited for room; nothing was stored")
