@@ -82,7 +82,7 @@ def _integer(low: int, high: int | None = None) -> Callable[[Any], int]:
     return parse
 
 
-def _bytes(low: int) -> Callable[[Any], int]:
+def _bytes(low: int, high: int | None = None) -> Callable[[Any], int]:
     def parse(value: Any) -> int:
         factor = 1
         if isinstance(value, str):
@@ -97,6 +97,8 @@ def _bytes(low: int) -> Callable[[Any], int]:
             raise ValueError("a whole number of bytes is needed, or text like '64 MiB'")
         if value * factor < low:
             raise ValueError(f"at least {low} bytes are needed")
+        if high is not None and value * factor > high:
+            raise ValueError(f"at most {high} bytes are possible")
         return int(value * factor)
 
     return parse
@@ -183,7 +185,8 @@ class Settings:
     durability: str = _setting("power", _choice("power", "process"), "flushed to the device, or to the kernel only")
     sync_interval: float = _setting(1.0, _number(0.01, _DAY), "seconds between flushes at durability process")
     batch_size: int = _setting(500, _integer(1, 100_000), "events in one request, at most")
-    batch_bytes: int = _setting(512 * _KIBIBYTE, _bytes(1024), "payload bytes in one request, at most")
+    # Not above half of what `failed.read` takes: given up, a batch goes to one file, with ids, and base64 at worst.
+    batch_bytes: int = _setting(512 * _KIBIBYTE, _bytes(1024, 32 * _MEBIBYTE), "payload bytes in one request, at most")
     flush_interval: float = _setting(5.0, _number(0.0), "seconds an event waits for others to be sent with")
     timeout: tuple[float, float] = _setting((5.0, 30.0), _timeout, "seconds for a connection, and for the reply")
     compression: str = _setting("gzip", _choice("gzip", "none"), "of request bodies")

@@ -195,7 +195,7 @@ BAD: dict[str, list[Any]] = {
     "durability": ["maybe", 5, ["power"]],
     "sync_interval": [0, -1, "x", True, "nan", [1]],
     "batch_size": [0, -5, 1.5, "1.5", 10**9, True, "many"],
-    "batch_bytes": [10, "1 B", "1 KiB KiB", 0.5, "inf KiB", float("inf"), float("nan"), True],
+    "batch_bytes": [10, "33 MiB", "1 B", "1 KiB KiB", 0.5, "inf KiB", float("inf"), float("nan"), True],
     "flush_interval": [-1, "inf", "", [1]],
     "timeout": [0, (1,), (1, 2, 3), "1,2,3", "a,b", (1, None), True],
     "compression": ["zip", True],
