@@ -225,6 +225,40 @@ def test_an_acknowledgement_the_disk_refuses_is_remembered_and_written_later(
     assert (ledger.delivered, ledger.failed, ledger.pending) == (1, 1, 1)
 
 
+@pytest.mark.parametrize("rival", ["maintain", "append"])
+def test_nobody_takes_the_ballast_s_room_before_the_wal_is_folded(
+    queue: DiskQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rival: str
+) -> None:
+    """The housekeeping would make a ballast of it again, a write a larger WAL; then nothing could be folded."""
+    queue.append(records("ab"))
+    give_up = queue._ballast.give_up
+    acted = threading.Event()
+    seen: list[bool] = []
+
+    def act() -> None:
+        if rival == "maintain":
+            queue.maintain(False)
+        else:
+            queue.append(records("c"))
+        acted.set()
+
+    thread = threading.Thread(target=act)
+
+    def given_up() -> bool:
+        done = give_up()
+        thread.start()
+        seen.append(acted.wait(0.2))
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue._ballast, "give_up", given_up)
+        queue._find_room()
+    thread.join(20)
+    assert acted.is_set()
+    assert seen == [False]
+    assert (tmp_path / "queue" / "ballast").exists()
+
+
 def allow_changes(queue: DiskQueue, monkeypatch: pytest.MonkeyPatch, most: int, which: str = "ack") -> list[int]:
     """Let the disk have room in the WAL for so many changed rows a transaction; return the numbers of those it took."""
     write = queue._store.write

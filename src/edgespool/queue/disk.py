@@ -501,16 +501,27 @@ class DiskQueue(PersistQueueMethods):
         size = self._ballast.size
         # A large batch that failed may have left a WAL that takes most of the disk.
         cut = cut and self._store.wal_bytes() > 2 * max(size, Ballast.LEAST)
-        self._quietly(lambda: self._store.checkpoint(cut, self._ballast.give_up if size else None))
-        if size and self._ballast.size:  # it did not come to that
+        given_up: list[bool] = []
+
+        def make_room() -> None:
+            given_up.append(self._ballast.give_up())
+
+        self._quietly(lambda: self._store.checkpoint(cut, make_room if size else None))
+        if size and not given_up:  # it did not come to that
             self._ballast.give_up()
         self._fit_wal()
         return size
 
     def _put_ballast_back(self, most: int | None = None) -> bool:
-        there = self._ballast.put_back(most)
+        there = [False]
+
+        def put_back() -> None:
+            there[0] = self._ballast.put_back(most)
+
+        # While nobody writes: somebody may just have given it up to fold the WAL, for which its room is then needed.
+        self._quietly(lambda: self._store.tend(put_back))
         self._fit_wal()
-        return there
+        return there[0]
 
     def _fit_wal(self) -> None:
         """Keep the WAL small enough for the ballast to make room for what is in it."""

@@ -771,7 +771,14 @@ class Store:
 
         self._tend(work)
 
-    def _tend(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    def tend(self, work: Callable[[], object]) -> None:
+        """Do something to the files beside the database while nobody writes to it; raises QueueError.
+
+        Nothing is done while they are not open.
+        """
+        self._tend(lambda connection: work())
+
+    def _tend(self, work: Callable[[sqlite3.Connection], object]) -> None:
         with self.gate, self._translated():
             if self._closed or self.writer is None:
                 return
