@@ -519,7 +519,8 @@ class DiskQueue(PersistQueueMethods):
             there[0] = self._ballast.put_back(most)
 
         # While nobody writes: somebody may just have given it up to fold the WAL, for which its room is then needed.
-        self._quietly(lambda: self._store.tend(put_back))
+        with contextlib.suppress(QueueError):  # a disk that fails altogether; others say so
+            self._store.tend(put_back)
         self._fit_wal()
         return there[0]
 
