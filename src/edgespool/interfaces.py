@@ -222,6 +222,7 @@ class Queue(Protocol):
         Raises:
             QueueUnavailable: the disk takes no writes, so that nothing could be acknowledged: nothing should be sent
                 until this succeeds.
+            QueueFull: nor while there is no room for the acknowledgements that are owed.
         """
         ...
 

@@ -33,7 +33,7 @@ class Stats:
     oldest_age: float | None = None
     bytes_on_disk: int = 0
     #: idle, sending, backing off, held, paused, standby (another process sends), unavailable (the disk takes no
-    #: events, or cannot be read; `last_error` says why), stopped
+    #: events or acknowledgements, or cannot be read; `last_error` says why), stopped
     state: str = "stopped"
     #: Routes that wait for a person, with state "held".
     held: tuple[str, ...] = ()

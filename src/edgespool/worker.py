@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .errors import EdgespoolError, FailedFileError, QueueClosed, QueueError, QueueUnavailable
+from .errors import EdgespoolError, FailedFileError, QueueClosed, QueueError, QueueFull, QueueUnavailable
 from .event import Batch
 from .interfaces import Clock, Destination, Queue
 from .outcome import Action, Backoff, Decision, Hold, Outcome, Retry, TooLarge, decide
@@ -32,6 +32,7 @@ _DRAIN_PAUSE = 0.1  # seconds between the beginnings of drains that nobody waits
 _PROBE_SIZE = 1  # events sent to find out whether a server that failed several times is back
 _GROW_AFTER = 50  # deliveries after which a byte limit learned from 413 or a slow network is doubled
 _EXPIRED_AT_ONCE = 1000  # events dropped for their age in one go, so that nobody waits long for the queue
+_FULL_PAUSE = 2.0  # seconds at most between tries to acknowledge on a full disk
 _LOG_AGAIN = 3600.0  # seconds after which a fault that goes on is logged again
 
 #: Writes given-up events to a failed payload file and returns its path; raises FailedFileError.
@@ -169,6 +170,7 @@ class Worker:
         self._poked = False  # something happened since the last step began
         self._stop = False
         self._aside = False  # the disk would not do; nothing is sent until it does
+        self._disk_gone = False  # and it would do nothing at all, not for want of room
         self._routes: dict[str, _Route] = {}
         self._down_attempt = 0
         self._down_due = 0.0
@@ -229,7 +231,7 @@ class Worker:
         """Say that so many events were appended."""
         # Without the lock: a wake-up that is missed by a hair is made good by the next poll.
         self._fresh += count
-        if self._fresh_since is None or self._aside:  # the disk has just taken one: it works again
+        if self._fresh_since is None or self._disk_gone:  # the disk has just taken one: it works again
             with self._lock:
                 self._fresh_since = self._clock.monotonic()
                 self._poked = True
@@ -302,7 +304,9 @@ class Worker:
                 except Exception as error:  # noqa: BLE001 - the thread must outlive every fault but its stop
                     trouble += 1
                     self._complain(f"worker: {type(error).__name__}: {error}", error)
-                    pause = min(60.0, 0.5 * 2 ** min(trouble, 8))
+                    # Room is soon made, and looked for in little time.
+                    most = _FULL_PAUSE if isinstance(error, QueueFull) else 60.0
+                    pause = min(most, 0.5 * 2 ** min(trouble, 8))
                     self._stand_aside(error, pause)
                 with self._lock:
                     hurry = self._hurry and not self._rationed
@@ -321,9 +325,13 @@ class Worker:
                 self.on_end()
 
     def _stand_aside(self, error: Exception, pause: float) -> None:
-        """Say what is wrong, and hold on to no file meanwhile: it would keep the disk from being mounted anew."""
-        no_disk = self._aside = isinstance(error, (QueueError, OSError))
-        name = "unavailable" if no_disk else "backing off"
+        """Say what is wrong, and hold on to no file meanwhile: it would keep the disk from being mounted anew.
+
+        On a full disk the sender stays the sender: another would send again what could not be acknowledged.
+        """
+        self._aside = isinstance(error, (QueueError, OSError))
+        no_disk = self._disk_gone = self._aside and not isinstance(error, QueueFull)
+        name = "unavailable" if self._aside else "backing off"
         self._set_state(name, self._clock.monotonic() + pause, f"{type(error).__name__}: {error}")
         with self._lock:  # or whoever hurries would have it tried again without a pause
             self._draining = self._draining or self._hurry
@@ -356,7 +364,7 @@ class Worker:
                 self._draining, self._goal = True, None
         if self._aside:
             self._queue.maintain(False)
-            self._aside = False
+            self._aside = self._disk_gone = False
         now = self._clock.monotonic()
         if self._policy.max_age is not None and now >= self._next_expire:
             self._next_expire = now + 1.0
@@ -684,7 +692,8 @@ class Worker:
         try:
             self._queue.ack(batch, ledger)
         except QueueError as error:
-            # The queue remembers what is settled, and writes it as soon as the disk lets it.
+            # The queue remembers what is settled, and writes it as soon as the disk lets it. On a full one nothing
+            # more is sent before: that would be sent again, should this process end. The housekeeping sees to it.
             self._complain(f"acknowledging: {error}", error)
         self._left -= len(batch)
         self._full = len(batch) >= self._policy.batch_size
@@ -710,7 +719,7 @@ class Worker:
     def _quietly_maintain(self, idle: bool) -> None:
         try:
             self._queue.maintain(idle)
-        except (QueueClosed, QueueUnavailable):
+        except (QueueClosed, QueueUnavailable, QueueFull):
             raise
         except QueueError as error:
             self._complain(f"housekeeping: {error}", error)

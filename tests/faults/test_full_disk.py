@@ -328,6 +328,65 @@ def test_a_queue_on_a_full_disk_opens_and_delivers_or_says_why_not(
     check_file(path)
 
 
+def test_a_queue_whose_room_a_wal_has_taken_opens_on_the_full_disk(disk: Disk, open_queue: OpenQueue) -> None:
+    """Folding it needs no room, and makes some; no ballast is left."""
+    made = open_queue(disk.path / "made")
+    for start in range(0, 1000, 100):
+        made.append(records(range(start, start + 100), size=1000))
+    made._store.checkpoint(cut=True)
+    for _ in range(4):
+        batch = made.lease(50, EVERYTHING)
+        assert batch is not None
+        made.ack(batch)
+    path = disk.path / "queue"
+    path.mkdir()
+    for name, content in tree(disk.path / "made", ("queue.db", "queue.db-wal")).items():  # as a SIGKILL leaves them
+        (path / name).write_bytes(content)
+    made.close()
+    assert (path / "queue.db-wal").stat().st_size > 64 * 1024
+    disk.fill()
+    queue = open_queue(path)
+    assert queue.ledger().delivered == 200
+    assert drain(queue) == ids(list(range(200, 1000)))
+    check_ledger(queue)
+    queue.close()
+    check_file(path)
+
+
+def test_a_queue_that_is_open_can_be_opened_again_on_the_full_disk(disk: Disk, open_queue: OpenQueue) -> None:
+    """What SQLite shares between the two is there already."""
+    first = open_queue(disk.path / "queue")
+    first.append(records(range(300), size=1000))
+    first._find_room()
+    disk.fill()
+    second = open_queue(disk.path / "queue")
+    assert drain(second) == ids(list(range(300)))
+    check_ledger(first)
+
+
+def test_many_acknowledgements_that_are_owed_are_written_though_the_room_is_small(
+    tmp_path: Path, open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together they need a larger WAL than the queue, which has filled the disk itself, has room for."""
+    with small_disk(tmp_path, 12) as disk:
+        queue = open_queue(disk.path / "queue")
+        taken = fill_up(queue, 500)
+        with monkeypatch.context() as patch:
+            patch.setattr(queue._store, "write", lambda which, work: (_ for _ in ()).throw(QueueFull("for now")))
+            seen: list[str] = []
+            while (batch := queue.lease(500, EVERYTHING)) is not None:
+                seen += batch.ids
+                with pytest.raises(QueueFull):
+                    queue.ack(batch)
+        assert seen == taken
+        disk.fill()
+        queue.maintain(False)
+        assert queue.ledger().delivered == len(taken)
+        check_ledger(queue)
+        queue.append([record("again", size=500)])
+        assert drain(queue) == ["again"]
+
+
 @pytest.mark.parametrize("leave", [0, 2_000, 9_000, 30_000, 50_000])
 def test_a_fresh_queue_on_a_full_disk_leaves_nothing_that_hinders_a_later_start(
     disk: Disk, open_queue: OpenQueue, leave: int

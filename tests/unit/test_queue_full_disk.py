@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from unit_kit import MIB, check_ledger, drain, lease, record, records
 
 from edgespool.errors import QueueClosed, QueueFull
 from edgespool.queue import DiskQueue
+from edgespool.queue.commit import Job
 from edgespool.queue.space import Ballast
 from edgespool.testing import FakeClock
 
@@ -221,6 +223,154 @@ def test_an_acknowledgement_the_disk_refuses_is_remembered_and_written_later(
     check_ledger(queue)
     ledger = queue.ledger()
     assert (ledger.delivered, ledger.failed, ledger.pending) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("rival", ["maintain", "append"])
+def test_nobody_takes_the_ballast_s_room_before_the_wal_is_folded(
+    queue: DiskQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rival: str
+) -> None:
+    """The housekeeping would make a ballast of it again, a write a larger WAL; then nothing could be folded."""
+    queue.append(records("ab"))
+    give_up = queue._ballast.give_up
+    acted = threading.Event()
+    seen: list[bool] = []
+
+    def act() -> None:
+        if rival == "maintain":
+            queue.maintain(False)
+        else:
+            queue.append(records("c"))
+        acted.set()
+
+    thread = threading.Thread(target=act)
+
+    def given_up() -> bool:
+        done = give_up()
+        thread.start()
+        seen.append(acted.wait(0.2))
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(queue._ballast, "give_up", given_up)
+        queue._find_room()
+    thread.join(20)
+    assert acted.is_set()
+    assert seen == [False]
+    assert (tmp_path / "queue" / "ballast").exists()
+
+
+def allow_changes(queue: DiskQueue, monkeypatch: pytest.MonkeyPatch, most: int, which: str = "ack") -> list[int]:
+    """Let the disk have room in the WAL for so many changed rows a transaction; return the numbers of those it took."""
+    write = queue._store.write
+    taken: list[int] = []
+
+    def write_or_not(kind: Any, work: Callable[[Any], Any]) -> Any:
+        def checked(connection: Any) -> Any:
+            before = connection.total_changes
+            result = work(connection)
+            changes = connection.total_changes - before
+            if changes > most:
+                raise sqlite3.OperationalError("database or disk is full")
+            taken.append(changes)
+            return result
+
+        return write(kind, checked if kind == which else work)
+
+    monkeypatch.setattr(queue._store, "write", write_or_not)
+    return taken
+
+
+@pytest.mark.parametrize("route", ["", "kitchen"])
+def test_an_acknowledgement_that_finds_room_only_in_pieces_is_written_in_pieces(
+    queue: DiskQueue, monkeypatch: pytest.MonkeyPatch, route: str
+) -> None:
+    queue.append(records(range(200), route))
+    taken = allow_changes(queue, monkeypatch, 20)
+    assert queue.ack(lease(queue, 150)) == 150
+    assert 150 // 18 <= len(taken) <= 20
+    check_ledger(queue)
+    ledger = queue.ledger()
+    assert (ledger.delivered, ledger.pending) == (150, 50)
+    assert lease(queue).ids == [str(n) for n in range(150, 200)]
+
+
+def test_what_many_batches_owe_needs_no_more_room_than_each_of_them(
+    queue: DiskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one transaction it would need more at each try, for the more is owed; once it did not fit it never would."""
+    queue.append(records(range(200)))
+    with monkeypatch.context() as patch:
+        refuse_acks(queue, patch, lambda: False)
+        for ledger in ("delivered", "failed") * 10:
+            with pytest.raises(QueueFull):
+                queue.ack(lease(queue, 10), ledger)
+    taken = allow_changes(queue, monkeypatch, 15)
+    queue.maintain(False)
+    assert 20 <= len(taken) < 25  # the first was tried in pieces
+    check_ledger(queue)
+    ledger = queue.ledger()
+    assert (ledger.delivered, ledger.failed, ledger.pending) == (100, 100, 0)
+
+
+def test_what_was_acknowledged_in_pieces_stays_so_when_the_room_ends(
+    queue: DiskQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.append(records(range(100)))
+    batch = lease(queue, 64)
+    with monkeypatch.context() as patch:
+        taken = allow_changes(queue, patch, 12)
+        write = queue._store.write
+
+        def write_some(kind: Any, work: Any) -> Any:
+            if len(taken) >= 3:
+                raise QueueFull("the disk is full")
+            return write(kind, work)
+
+        patch.setattr(queue._store, "write", write_some)
+        with pytest.raises(QueueFull):
+            queue.ack(batch)
+        with pytest.raises(QueueFull):
+            queue.maintain(False)
+    assert queue.ledger().delivered == 24
+    check_ledger(queue)
+    assert lease(queue).ids == [str(n) for n in range(64, 100)], "what is owed is not handed out again"
+    queue.maintain(False)
+    assert not queue._owed
+    assert queue.ledger().delivered == 64
+    check_ledger(queue)
+
+
+def test_housekeeping_that_finds_no_room_stops_nothing(
+    queue: DiskQueue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue.append(records("ab"))
+    refuse_acks(queue, monkeypatch, lambda: False)
+    for _ in range(3):
+        queue._last_touch -= 61
+        queue.maintain(True)
+    assert len([each for each in caplog.records if "the disk is full" in each.getMessage()]) == 1
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_at_drop_oldest_a_group_of_calls_that_finds_no_room_is_stored_call_by_call(
+    open_queue: OpenQueue, monkeypatch: pytest.MonkeyPatch, fits: bool
+) -> None:
+    queue = open_queue(overflow="drop_oldest")
+    queue.append(records(range(60), size=3_000))
+    allow_pages(queue, 0)
+    jobs = [Job(records([f"new{n}"], size=3_000)) for n in range(4)]
+    if not fits:
+        jobs[1] = Job(records(["big"] * 15, size=3_000))
+    allow_changes(queue, monkeypatch, 12, "append")
+    queue._commit_jobs(jobs)
+    assert [type(job.error) for job in jobs] == [type(None), type(None) if fits else QueueFull, *[type(None)] * 2]
+    check_ledger(queue)
+    ledger = queue.ledger()
+    new = ["new0", "new1", "new2", "new3"] if fits else ["new0", "new2", "new3"]
+    assert ledger.accepted == 60 + len(new)
+    dropped = ledger.dropped["overflow"]
+    assert 0 < dropped < 50
+    assert drain(queue) == [str(n) for n in range(dropped, 60)] + new
 
 
 def test_closing_writes_what_is_owed_or_says_that_it_could_not(

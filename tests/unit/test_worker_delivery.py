@@ -9,7 +9,7 @@ import pytest
 from unit_kit import record
 from worker_kit import Rig
 
-from edgespool.errors import QueueClosed, QueueFull, QueueUnavailable
+from edgespool.errors import QueueClosed, QueueError, QueueFull, QueueUnavailable
 from edgespool.event import Batch
 from edgespool.interfaces import Ledger
 from edgespool.outcome import Delivered, Hold, Outcome, Retry
@@ -440,8 +440,8 @@ class Faulty(MemoryQueue):
 
     def _refuse(self, what: str) -> None:
         self.asked.append(what)
-        if what in self.refuse:
-            raise QueueFull(f"no room to {what}")
+        if what in self.refuse:  # of housekeeping, QueueFull would say that acknowledgements are owed
+            raise (QueueError if what == "maintain" else QueueFull)(f"no room to {what}")
 
     def ack(self, batch: Batch, ledger: str = "delivered") -> int:
         self.owed.append((batch, ledger))  # as the disk queue remembers it

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from worker_kit import Rig
 
-from edgespool.errors import QueueUnavailable
+from edgespool.errors import QueueError, QueueFull, QueueUnavailable
 from edgespool.event import Batch
 from edgespool.outcome import Backoff, Delivered, Hold, Outcome, Retry
 from edgespool.testing import MemoryQueue
@@ -347,10 +347,11 @@ class Unwritable(MemoryQueue):
     """A queue whose disk takes nothing, or does again."""
 
     broken = True
+    error: QueueError = QueueUnavailable("read-only")
 
     def maintain(self, idle: bool) -> None:
         if self.broken:
-            raise QueueUnavailable("read-only")
+            raise self.error
         super().maintain(idle)
 
 
@@ -360,13 +361,16 @@ def sent(rig: Rig) -> list[str]:
 
 def stand_aside(rig: Rig) -> None:
     """Do a step that the disk fails, and what the thread then does."""
-    with pytest.raises(QueueUnavailable) as caught:
+    with pytest.raises((QueueUnavailable, QueueFull)) as caught:
         rig.worker.step()
     rig.worker._stand_aside(caught.value, 60.0)
 
 
-def test_while_the_disk_takes_no_writes_nothing_is_sent() -> None:
-    rig = Rig(queue=Unwritable(), policy={"batch_size": 1})
+@pytest.mark.parametrize("error", [QueueUnavailable("read-only"), QueueFull("no room for what is owed")])
+def test_while_the_disk_takes_no_acknowledgements_nothing_is_sent(error: QueueError) -> None:
+    queue = Unwritable()
+    queue.error = error
+    rig = Rig(queue=queue, policy={"batch_size": 1})
     rig.add("a")
     rig.add("b")
     stand_aside(rig)  # it shows at the first acknowledgement
@@ -413,3 +417,51 @@ def test_an_event_that_is_stored_wakes_a_worker_that_waits_for_the_disk() -> Non
     rig.worker._poked = False
     rig.add("e")
     assert not rig.worker._poked, "which is no reason to wake it at each event"
+
+
+class Elected:
+    """An election that is won, and counts how often it was given up."""
+
+    released = 0
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        self.released += 1
+
+
+def test_on_a_full_disk_the_sender_stays_the_sender_and_looks_for_room_at_its_own_pace() -> None:
+    """Another would send again what could not be acknowledged; and a full disk may take events in place of old ones."""
+    for error, released in ((QueueFull("no room for what is owed"), 0), (QueueUnavailable("read-only"), 1)):
+        queue, election = Unwritable(), Elected()
+        queue.error = error
+        rig = Rig(queue=queue, policy={"flush_interval": 3600.0}, election=election)
+        rig.add("a")
+        rig.worker.drain()
+        stand_aside(rig)
+        assert election.released == released
+        rig.add("b")
+        rig.worker._poked = False
+        rig.add("c")
+        assert rig.worker._poked is bool(released)
+
+
+def test_on_a_full_disk_the_pauses_stay_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Unwritable()
+    queue.error = QueueFull("no room for what is owed")
+    rig = Rig(queue=queue)
+    pauses: list[float] = []
+
+    def wait(pause: float) -> bool:
+        pauses.append(pause)
+        rig.worker._stop = len(pauses) == 8
+        return True
+
+    monkeypatch.setattr(rig.worker._wake, "wait", wait)
+    rig.add("a")
+    rig.worker._poked = False
+    rig.worker.run()
+    assert sent(rig) == ["a"]
+    assert min(pauses) > 0.5
+    assert max(pauses) <= 2.0

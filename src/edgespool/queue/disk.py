@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time as _time
 import weakref
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from operator import add
 from typing import Any, Literal, TypeVar
 from zlib import crc32
@@ -56,6 +56,7 @@ _SMALL = 1024  # bytes of a payload; of such events more are read at once
 _PIECE = 255  # pages that durability "process" leaves unflushed when they come fast; one less than a power of two
 _NONE: frozenset[int] = frozenset()
 _LAST_ROUTE = (1 << 63 - SEQUENCE_BITS) - 1
+_Owed = tuple[str, list[int]]  # the counter, and the row ids in order
 
 
 def _routes(rowids: Sequence[int]) -> set[int]:
@@ -232,7 +233,7 @@ class DiskQueue(PersistQueueMethods):
         self._state = threading.Lock()  # guards the leases below; held for moments only, never across a statement
         self._cursor: dict[int, int] = {}  # route -> the last row id that was leased
         self._out: dict[int, set[int]] = {}  # route -> row ids leased and not settled
-        self._owed: list[tuple[str, list[int]]] = []  # settled, but the disk would not take it yet
+        self._owed: list[_Owed] = []  # settled, but the disk would not take it yet
         self._routes: dict[str, int] = {}
         self._route_names: dict[int, str] = {0: ""}
         self._session: int | None = None
@@ -467,6 +468,8 @@ class DiskQueue(PersistQueueMethods):
             if settled:
                 return True
         settled = self._tried(jobs, grow=False)
+        if not settled and self.overflow == "drop_oldest":
+            settled = self._tried_singly(jobs)
         if not settled and self.overflow == "drop_newest":
             self._count_lost(sum(len(job.work) for job in jobs))
             settled = True
@@ -480,24 +483,54 @@ class DiskQueue(PersistQueueMethods):
             return False
         return True
 
-    def _find_room(self) -> int:
+    def _tried_singly(self, jobs: Sequence[Job[Sequence[Record]]]) -> bool:
+        """Let each job in turn take the place of old events; return whether any did, and what failed is told so.
+
+        To drop and to store takes room in the WAL. There may be enough for one job, or for one after the other, where
+        there was none for all in one transaction.
+        """
+        stored = False
+        for job in jobs:
+            self._find_room(cut=False)
+            if self._tried([job], grow=False):
+                stored = True
+            else:
+                job.error = disk_full(self._directory)
+        return stored
+
+    def _find_room(self, cut: bool = True) -> int:
         """Fold the WAL into the file with the ballast's room, so that it can be written from its beginning again.
 
         Return the bytes that the ballast had.
+
+        Args:
+            cut: give the room of a large WAL back to the disk.
         """
         size = self._ballast.size
-        if size:
-            self._ballast.give_up()
-            self._fit_wal()
         # A large batch that failed may have left a WAL that takes most of the disk.
-        cut = self._store.wal_bytes() > 2 * max(size, Ballast.LEAST)
-        self._quietly(lambda: self._store.checkpoint(cut))
+        cut = cut and self._store.wal_bytes() > 2 * max(size, Ballast.LEAST)
+        given_up: list[bool] = []
+
+        def make_room() -> None:
+            given_up.append(self._ballast.give_up())
+
+        self._quietly(lambda: self._store.checkpoint(cut, make_room if size else None))
+        if size and not given_up:  # it did not come to that
+            self._ballast.give_up()
+        self._fit_wal()
         return size
 
     def _put_ballast_back(self, most: int | None = None) -> bool:
-        there = self._ballast.put_back(most)
+        there = [False]
+
+        def put_back() -> None:
+            there[0] = self._ballast.put_back(most)
+
+        # While nobody writes: somebody may just have given it up to fold the WAL, for which its room is then needed.
+        with contextlib.suppress(QueueError):  # a disk that fails altogether; others say so
+            self._store.tend(put_back)
         self._fit_wal()
-        return there
+        return there[0]
 
     def _fit_wal(self) -> None:
         """Keep the WAL small enough for the ballast to make room for what is in it."""
@@ -952,43 +985,66 @@ class DiskQueue(PersistQueueMethods):
         return self._settle_owed() if rowids else 0
 
     def _settle_owed(self) -> int:
+        """Write what is owed; return how many events that took off the queue.
+
+        Each batch in a transaction of its own: together they might need more of the WAL than a full disk can give, and
+        more at each try, for what is owed grows. What is written stays so, whatever becomes of the rest.
+        """
         with self._state:
             owed = list(self._owed)
-        if not owed:
-            return 0
+        return sum([self._settle_pieces(each) for each in owed])
+
+    def _settle_pieces(self, owed: _Owed) -> int:
+        """Write one owed acknowledgement, whole or in pieces as small as the room makes them."""
         try:
-            count = self._write("ack", lambda connection: self._delete(connection, owed))
+            return self._settle_one(owed)
         except QueueFull:
-            self._find_room()
-            count = self._write("ack", lambda connection: self._delete(connection, owed))
+            # The file needs no room that the ballast does not give; then the WAL is written from its beginning again.
+            # It is not cut: what it has on a full disk somebody else would take.
+            self._find_room(cut=False)
+        try:
+            return self._settle_one(owed)
+        except QueueFull:
+            ledger, rowids = owed
+            half = len(rowids) // 2
+            if not half:
+                raise
+        halves = [(ledger, rowids[:half]), (ledger, rowids[half:])]
         with self._state:
-            self._owed = [each for each in self._owed if each not in owed]
-            for _, rowids in owed:
-                for rid in _routes(rowids):
-                    self._out.get(rid, set()).difference_update(rowids)
+            if owed not in self._owed:  # another thread was faster, or the file is another
+                return 0
+            at = self._owed.index(owed)
+            self._owed[at : at + 1] = halves
+        return sum([self._settle_pieces(each) for each in halves])
+
+    def _settle_one(self, owed: _Owed) -> int:
+        """Write one owed acknowledgement in one transaction."""
+        count = self._write("ack", lambda connection: self._delete(connection, *owed))
+        _, rowids = owed
+        with self._state:
+            self._owed = [each for each in self._owed if each != owed]
+            for rid in _routes(rowids):
+                self._out.get(rid, set()).difference_update(rowids)
         with self._room_lock:
             self._room.notify_all()
         return count
 
-    def _delete(self, connection: sqlite3.Connection, owed: Iterable[tuple[str, list[int]]]) -> int:
+    def _delete(self, connection: sqlite3.Connection, ledger: str, rowids: list[int]) -> int:
         self._check_generation(connection)
-        total = 0
         # The floor of the row ids, before the newest row may go.
         sequence = schema.last_sequence(connection)
         connection.execute(schema.RAISE_SEQUENCE, (sequence,))
-        for ledger, rowids in owed:
-            first, last = rowids[0], rowids[-1]
-            if last - first + 1 == len(rowids):
-                count = connection.execute(schema.DELETE_RANGE, (first, last)).rowcount
-            else:
-                count = sum(connection.execute(schema.DELETE_ONE, (rowid,)).rowcount for rowid in rowids)
-            if count < len(rowids):
-                self._check_order(connection)  # dropped meanwhile, to make room; or they are there and not found
-            if count:
-                connection.execute(schema.COUNT, (ledger, count))
-            total += count
-            self._store.pages_written += len(rowids) // 16 + 2
-        return total
+        first, last = rowids[0], rowids[-1]
+        if last - first + 1 == len(rowids):
+            count = connection.execute(schema.DELETE_RANGE, (first, last)).rowcount
+        else:
+            count = sum(connection.execute(schema.DELETE_ONE, (rowid,)).rowcount for rowid in rowids)
+        if count < len(rowids):
+            self._check_order(connection)  # dropped meanwhile, to make room; or they are there and not found
+        if count:
+            connection.execute(schema.COUNT, (ledger, count))
+        self._store.pages_written += len(rowids) // 16 + 2
+        return count
 
     def requeue(self, batch: Batch) -> None:
         """Put leased events back at their old place; see `edgespool.interfaces.Queue`."""
@@ -1253,6 +1309,7 @@ class DiskQueue(PersistQueueMethods):
 
         Raises:
             QueueUnavailable: the disk takes no writes at all.
+            QueueFull: it has no room for the acknowledgements that are owed.
             QueueError: it will not have this piece.
         """
         try:
@@ -1261,6 +1318,10 @@ class DiskQueue(PersistQueueMethods):
             if self._store.sick:
                 raise
             self._once(error)  # what is there can be delivered all the same
+        except QueueFull as error:
+            if self._owed:
+                raise
+            self._once(error)  # the same: housekeeping can wait for room
 
     def _maintain(self, idle: bool) -> None:
         if self._owed:

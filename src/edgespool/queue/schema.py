@@ -256,6 +256,24 @@ def connect(
     return connection
 
 
+def fold(directory: str) -> None:
+    """Copy all of the WAL into the queue file and delete it, without the file that SQLite shares between processes.
+
+    Raises:
+        sqlite3.Error: others have the queue open, or the file has no room to grow; nothing is lost.
+    """
+    connection = sqlite3.connect(
+        f"{uri_of(os.path.join(directory, FILE_NAME))}?mode=rw&psow=0", uri=True, timeout=0, isolation_level=None
+    )
+    try:
+        # Flushed before and after, by F_FULLFSYNC where only that counts: a WAL that is gone cannot be read again.
+        for pragma in ("locking_mode = EXCLUSIVE", "synchronous = FULL", "fullfsync = 1", "checkpoint_fullfsync = 1"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.close()  # which deletes it, if all of it was copied
+
+
 def version_of(connection: sqlite3.Connection) -> int:
     """Return the schema's version, 0 for an empty file.
 

@@ -215,7 +215,9 @@ class Store:
         if space.available(self.directory) < space.NOTHING:
             self._make_room()
             if space.available(self.directory) < space.NOTHING:
-                raise space.disk_full(self.directory)
+                others = self._fold()
+                if space.available(self.directory) < space.NOTHING and not self._is_shared(others):
+                    raise space.disk_full(self.directory)
         self._using = rawfile.using(self.path)
         self.writer = self._new("FULL" if self.flushes else "NORMAL")
         if schema.version_of(self.writer) == 0:
@@ -235,6 +237,37 @@ class Store:
         self.identity = identity
         self.generation += 1
         self._next_look = monotonic() + _LOOK_INTERVAL
+
+    def _fold(self) -> bool:
+        """Fold a WAL that was left behind into the file, and delete it: on a full disk it may be all the room there is.
+
+        An exclusive connection has no need of the file that SQLite shares with others. While others have the queue open
+        there can be none: nothing is done, and the answer is True. Should the file find no room to grow, the WAL stays.
+        """
+        wal = self.path + "-wal"
+        using = rawfile.using(self.path)
+        try:
+            flushing.flush(wal)  # before SQLite does: when that fails it would still fold, as it closes
+            schema.fold(self.directory)
+        except (OSError, sqlite3.Error) as error:
+            _log.debug("%s could not be folded: %s", wal, error)
+            return isinstance(error, sqlite3.Error) and schema.kind_of(error) == "locked"
+        finally:
+            rawfile.done(using)
+        return False
+
+    def _is_shared(self, others: bool) -> bool:
+        """Whether the file that SQLite shares with others is there with all its room, so that it needs no more.
+
+        Args:
+            others: whether they have it open. Else SQLite begins it anew, in the same room; see `rawfile.allocate` for
+                what happens where a page is more than a block, should another program be quicker to take that.
+        """
+        try:
+            whole = os.stat(self.path + "-shm").st_blocks * 512 >= _SHARED
+            return whole and (others or os.statvfs(self.directory).f_frsize >= 4096)
+        except (OSError, AttributeError):  # Windows tells no blocks
+            return False
 
     def _new(self, synchronous: str) -> sqlite3.Connection:
         return schema.connect(
@@ -722,14 +755,19 @@ class Store:
         except OSError:
             return 0
 
-    def checkpoint(self, cut: bool = False) -> None:
+    def checkpoint(self, cut: bool = False, make_room: Callable[[], object] | None = None) -> None:
         """Copy the WAL's pages into the file, so that the WAL can start over; raises QueueError.
 
         Args:
             cut: give the WAL's room back to the disk as well.
+            make_room: called first; gives up what is held in reserve.
         """
 
         def work(connection: sqlite3.Connection) -> None:
+            if make_room is not None:
+                # Not before the lock is held: somebody who writes would take that room for the WAL, which then could
+                # not be folded into the file any more.
+                make_room()
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
             if cut:
                 connection.execute("PRAGMA busy_timeout = 0")  # whoever reads now may go on reading for long
@@ -752,7 +790,14 @@ class Store:
 
         self._tend(work)
 
-    def _tend(self, work: Callable[[sqlite3.Connection], None]) -> None:
+    def tend(self, work: Callable[[], object]) -> None:
+        """Do something to the files beside the database while nobody writes to it; raises QueueError.
+
+        Nothing is done while they are not open.
+        """
+        self._tend(lambda connection: work())
+
+    def _tend(self, work: Callable[[sqlite3.Connection], object]) -> None:
         with self.gate, self._translated():
             if self._closed or self.writer is None:
                 return
