@@ -223,7 +223,7 @@ def test_a_forked_child_has_a_lock_of_its_own(tmp_path: Path) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print("held by the parent", numbers._fd, numbers._lock._fd, numbers._guard.locked(), flush=True)
+                print("held by the parent", numbers._fd, numbers._lock._fd, numbers._guard._is_owned(), flush=True)
             os._exit(0)
         os.waitpid(child, 0)
     """

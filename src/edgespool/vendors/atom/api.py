@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ... import event as events
+from ... import forks
 from ...errors import ConfigError, EdgespoolError, EventError
 from ...interfaces import Request, Watch
 from ...outcome import Delivered, Outcome, Reject, Reply, TooLarge
@@ -345,7 +346,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.keys = Keys()
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._trackers: tuple[IronSourceAtomTracker, ...] = ()
 
     def join(self, tracker: IronSourceAtomTracker, form: AtomFormat) -> None:
@@ -372,7 +373,7 @@ class _Shared:
         return stream in tracker._streams or not any(stream in each._streams for each in self.trackers())
 
 
-_lock = threading.Lock()
+_lock = forks.Lock()
 _by_directory: weakref.WeakValueDictionary[str, _Shared] = weakref.WeakValueDictionary()
 
 

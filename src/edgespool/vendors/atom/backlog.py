@@ -5,10 +5,10 @@ Knows no client and no format: what stores an event, and what counts those that 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from ... import forks
 from ...errors import QueueClosed
 from .event_storage import Event
 
@@ -47,7 +47,7 @@ class Mover:
     def __init__(self, backlog: Storage, store: Callable[[Event], object]) -> None:
         self._backlog = backlog
         self._store = store
-        self._lock = threading.RLock()
+        self._lock = forks.Lock()
 
     def move(self, streams: Iterable[str]) -> None:
         """Store what the backlog holds of these streams; raises what storing raises."""
@@ -90,7 +90,7 @@ class Room:
         self._size = size
         self._pending = pending
         self._waiting: dict[str, set[str]] = {}
-        self._changed = threading.Condition()
+        self._changed = forks.condition()
         self._closed = False
 
     def enter(self, stream: str, id: str) -> None:

@@ -18,7 +18,6 @@ import logging
 import numbers
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from ... import config, jsontext
+from ... import config, forks, jsontext
 from ...client import Client
 from ...errors import ConfigError, EdgespoolError, EventError, QueueClosed
 from ...event import Event
@@ -104,7 +103,7 @@ class Streamer:
         **edgespool: Any,
     ) -> None:
         self._client: Client | None = None
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._waiting = 0  # events since the buffer was last full; threads may miscount it, the interval makes it good
         self._unmade: list[Event] = []  # the making of buckets, until it is stored
         self._told: tuple[str, float, int] = ("", 0.0, 0)  # the last error that was logged, when, how often since
@@ -409,7 +408,7 @@ class Streamer:
         _log.error("%s: %s%s", what, error, f" ({count} more since the last such line)" if count else "")
 
 
-_reopening = threading.Lock()  # one client at a time is opened again
+_reopening = forks.Lock()  # one client at a time is opened again
 
 _CLIENT_ONLY = frozenset({
     "on_delivery", "on_error", "session", "start", "config_file", "destination", "format", "clock", "watch",

@@ -8,10 +8,10 @@ from __future__ import annotations
 import csv
 import io
 import os
-import threading
 from collections.abc import Iterable
 from typing import IO, Any
 
+from ... import forks
 from ...errors import ConfigError, EventError, QueueUnavailable
 
 __all__ = ["OfflineFile"]
@@ -31,7 +31,7 @@ class OfflineFile:
     def __init__(self, path: str, flush_to_device: bool = True) -> None:
         self.path = os.path.abspath(path)
         self._flush_to_device = flush_to_device
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._file: IO[bytes] | None = None
         try:
             self._open()
