@@ -369,7 +369,9 @@ def test_batches_are_logged_where_the_original_s_users_look(
     assert KEY not in "".join(said)
 
 
-def test_nothing_is_printed_but_the_warning_and_no_handler_of_the_program_s_is_touched(collector: Collector, tmp_path: Path) -> None:
+def test_nothing_is_printed_but_the_warning_and_no_handler_of_the_program_s_is_touched(
+    collector: Collector, tmp_path: Path
+) -> None:
     code = """if True:
         import logging, signal, sys, threading
         before = (threading.excepthook, sys.excepthook, signal.getsignal(signal.SIGTERM), logging.root.handlers[:])

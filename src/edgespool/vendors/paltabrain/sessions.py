@@ -198,18 +198,19 @@ class SessionNumbers:
         """
         with self._guard:
             if self._busy:
-                if self._fd < 0:
-                    raise OSError("the file is just being opened")
+                self._be_open()
                 yield False
                 return
             try:
                 self._busy = True
                 self._lock.acquire()
-                if self._fd < 0:
-                    self._fd = self._open()
+                self._be_open()
                 yield True
-                while self._late:
-                    self._save(self._late.pop())
+                while self._busy:
+                    while self._late:
+                        self._save(self._late.pop())
+                    self._busy = False  # from here on a signal handler sees to it by itself; was one faster?
+                    self._busy = bool(self._late)
             finally:
                 self._busy = False
                 self._late.clear()
@@ -217,6 +218,14 @@ class SessionNumbers:
             if self._ending:
                 self._ending = False
                 self.close()
+
+    def _be_open(self) -> None:
+        if self._fd < 0:
+            fd = self._open()
+            if self._fd < 0:
+                self._fd = fd
+            else:  # a signal handler was faster
+                os.close(fd)
 
     def _open(self) -> int:
         make_directory(os.path.dirname(self._path))
