@@ -207,6 +207,9 @@ def test_what_cannot_be_said_raises_at_the_call_and_stores_nothing(
     with pytest.raises(EventError, match=says):
         tracker.track(stream, data, key)
     assert tracker._client.stats().accepted == 0
+    for name, value in ((10**5000, 1), ("s", 10**5000)):  # more digits than Python turns into text
+        with pytest.raises(EventError):
+            tracker.track(name, value)  # type: ignore[arg-type]
 
 
 def test_a_cycle_raises_and_none_is_no_key(make: MakeTracker) -> None:

@@ -403,7 +403,8 @@ def _chosen(endpoint: str) -> str | None:
 
 def _checked_stream(stream: Any) -> str:
     if not isinstance(stream, str) or not stream:
-        raise EventError(f"stream: a name is needed, not {stream!r}")
+        # No more of it: a number may have too many digits for Python to say it.
+        raise EventError(f"stream: a name is needed, not {'an empty one' if stream == '' else type(stream).__name__}")
     events.check_text("stream", stream)
     return stream
 

@@ -5,6 +5,7 @@ A row is `epoch, key, value`. Rows are appended: what an earlier run wrote stays
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -54,23 +55,48 @@ class OfflineFile:
         with self._lock:
             try:
                 file = self._file or self._open()
-                file.write(content)  # unbuffered: it is in the kernel's hands now
+                _write(file.fileno(), content)  # unbuffered: it is in the kernel's hands now
                 if self._flush_to_device:
                     os.fsync(file.fileno())
             except OSError as error:
+                self._drop()  # opening it again sees whether the last row is torn
                 raise QueueUnavailable(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Close the file. Idempotent."""
         with self._lock:
-            file, self._file = self._file, None
-            if file is not None:
+            self._drop()
+
+    def _drop(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
                 file.close()
 
     def _open(self) -> IO[bytes]:
-        self._file = file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - closed by `close`
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.write(b"\r\n")  # a power cut tore the last row; it must not run into the next
+        file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 - closed by `close`
+        try:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":
+                    _write(file.fileno(), b"\r\n")  # a power cut tore the last row; it must not run into the next
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
         return file
+
+
+def _write(fd: int, content: bytes) -> None:
+    """Append all of it, or nothing: a disk that is nearly full takes a part, and says so only when it gets the rest."""
+    done = os.write(fd, content)
+    if done == len(content):
+        return
+    begin = os.lseek(fd, 0, os.SEEK_CUR) - done
+    try:
+        while done < len(content):
+            done += os.write(fd, content[done:])
+    except OSError:
+        if os.fstat(fd).st_size == begin + done:  # else another process has written behind it
+            os.ftruncate(fd, begin)
+        raise
