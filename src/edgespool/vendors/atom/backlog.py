@@ -267,7 +267,7 @@ class Room:
         self._size = size
         self._on_disk = on_disk
         self._waiting: dict[str, set[str]] = {}
-        self._storing: set[str] = set()  # of these, those that are not on the disk yet
+        self._storing: dict[str, int] = {}  # of these, those that are not on the disk yet; by which process
         self._changed = forks.condition()
         self._closed = False
 
@@ -285,10 +285,11 @@ class Room:
                 if self._closed:
                     raise QueueClosed("the tracker was stopped while track() waited for room; nothing was stored")
                 if len(waiting) < self._size:
-                    self._storing.add(id)
+                    self._storing[id] = os.getpid()
                     waiting.add(id)
                     return
-                known = waiting - self._storing
+                mine = os.getpid()  # what the threads of a parent were storing they do not finish here
+                known = {each for each in waiting if self._storing.get(each) != mine}
             if in_vain:  # nothing was heard: others may have sent some. Not while the lock is held: the sender needs it
                 began = time.monotonic()
                 there = self._on_disk(stream)
@@ -298,13 +299,14 @@ class Room:
 
     def stored(self, id: str) -> None:
         """Take note that an event is on the disk."""
-        self._storing.discard(id)
+        self._storing.pop(id, None)
 
     def leave(self, stream: str, ids: Iterable[str]) -> None:
         """Take note that these no longer wait, or never did."""
         ids = list(ids)
         with self._changed:
-            self._storing.difference_update(ids)
+            for each in ids:
+                self._storing.pop(each, None)
             self._waiting.get(stream, set()).difference_update(ids)
             self._changed.notify_all()
 
