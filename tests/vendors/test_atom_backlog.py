@@ -228,6 +228,17 @@ def test_an_event_is_told_from_a_copy_of_it(removes: bool, before: list[str]) ->
     assert mover.empty
 
 
+def test_one_object_that_was_added_twice_is_two_events() -> None:
+    backlog, stored = QueueEventStorage(9), []
+    same = Event("s", "a")
+    for _ in range(3):
+        backlog.add_event(same)
+    mover = Mover(backlog, stored.append)
+    for data in "bc":
+        mover.add(Event("s", data))
+    assert [event.data for event in stored] == list("aaabc")
+
+
 @pytest.mark.parametrize("removes", [False, True])
 def test_threads_that_add_equal_events_confuse_nobody(removes: bool) -> None:
     for _ in range(20):

@@ -59,13 +59,12 @@ class Mover:
     """Moves events from a backlog to the disk, in order.
 
     The original takes the events out with `get_event` alone, though by its documentation `remove_event` does that. Both
-    kinds of backlog are served; which kind it is turns out when the first event is taken:
+    kinds of backlog are served; which kind it is turns out when the first event is taken, by calling get_event again:
 
-    - get_event gives the same object again: it shows;
     - it gives none, or another event: it removes;
-    - it gives an equal one, as a backlog in a file does that makes its objects anew: it shows, if it does so more often
-      than there can be events. That is as often as `add` was called since the stream was seen empty, and a few more; in
-      a stream that was never seen empty, 1000 times.
+    - it gives an equal one: that may be another event, the same one, or a copy of it, as a backlog in a file makes them
+      anew each time. It shows if it does so more often than there can be events: than `add` was called since the stream
+      was seen empty, and a few more; in a stream that was never seen empty, 1000 times.
 
     What get_event removed and could not be stored is kept here, and is stored before anything else of its stream. It
     is not put back before `close`: whoever waits in add_event would be kept waiting by it.
@@ -189,8 +188,6 @@ class Mover:
         kept.append(first)
         for _ in range(most):
             event = self._backlog.get_event(stream)
-            if event is first:
-                break
             if event is None or not _equal(event, first):
                 self._removes = True
                 if event is not None:
