@@ -34,6 +34,7 @@ class OfflineFile:
         self._flush_to_device = flush_to_device
         self._lock = forks.Lock()
         self._file: IO[bytes] | None = None
+        self._pid = 0  # of the process that opened it
         try:
             self._open()
         except OSError as error:
@@ -54,6 +55,8 @@ class OfflineFile:
             raise EventError("a key or value holds a lone surrogate, which is not valid Unicode text") from None
         with self._lock:
             try:
+                if self._pid != os.getpid():  # the position of a parent's file moves when the parent writes
+                    self._drop()
                 file = self._file or self._open()
                 _write(file.fileno(), content)  # unbuffered: it is in the kernel's hands now
                 if self._flush_to_device:
@@ -83,7 +86,7 @@ class OfflineFile:
         except BaseException:
             file.close()
             raise
-        self._file = file
+        self._file, self._pid = file, os.getpid()
         return file
 
 
