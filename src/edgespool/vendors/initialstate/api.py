@@ -35,7 +35,7 @@ from .. import console
 from ..common import names_of, open_client
 from .configutil import BASE, getConfig
 from .format import fits_header, making
-from .offline import OfflineFile
+from .offline import OfflineFile, rows_of
 
 __all__ = ["Streamer"]
 
@@ -315,12 +315,12 @@ class Streamer:
         if self.DebugLevel >= 1:
             for key, value in readings:
                 self.console_message(f"{_local(moment)}: {_shown(key)} {_shown(value)}")
+        if self.DebugLevel < _RAISE_FROM and len(readings) > 1:
+            readings = [each for each in readings if self._can_be_said(*each)]
         if self.LocalFile is not None:
             given = int(epoch) if moment is not None and isinstance(epoch, numbers.Integral) else moment
             self._store_offline(self.LocalFile, readings, given)
             return
-        if self.DebugLevel < _RAISE_FROM and len(readings) > 1:
-            readings = [each for each in readings if self._can_be_said(*each)]
         route = self.BucketKey
 
         def store() -> bool:
@@ -357,6 +357,8 @@ class Streamer:
         """Return whether a reading can be stored, so that it does not spoil others; if not, log why."""
 
         def check() -> bool:
+            if self.LocalFile is not None:
+                return bool(rows_of([(0.0, key, value)]))
             size = len(jsontext.encode(str(key), "key")) + len(jsontext.encode(value, f"value of {key!r}"))
             if self._client is not None and size + _AROUND > self._client.settings.batch_bytes:
                 raise EventError(f"value of {key!r}: {size} bytes are more than batch_bytes allows")

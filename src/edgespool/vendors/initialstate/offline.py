@@ -15,7 +15,7 @@ from typing import IO, Any
 from ... import forks
 from ...errors import ConfigError, EventError, QueueUnavailable
 
-__all__ = ["OfflineFile"]
+__all__ = ["OfflineFile", "rows_of"]
 
 
 class OfflineFile:
@@ -47,12 +47,7 @@ class OfflineFile:
             EventError: a value holds a lone surrogate, which no file in UTF-8 can hold; nothing was written.
             QueueUnavailable: the file cannot be written.
         """
-        text = io.StringIO()
-        csv.writer(text).writerows(rows)
-        try:
-            content = text.getvalue().encode()
-        except UnicodeEncodeError:
-            raise EventError("a key or value holds a lone surrogate, which is not valid Unicode text") from None
+        content = rows_of(rows)
         with self._lock:
             try:
                 if self._pid != os.getpid():  # the position of a parent's file moves when the parent writes
@@ -88,6 +83,16 @@ class OfflineFile:
             raise
         self._file, self._pid = file, os.getpid()
         return file
+
+
+def rows_of(rows: Iterable[tuple[float, Any, Any]]) -> bytes:
+    """Return rows as they are written; raises EventError as `OfflineFile.append`, and what the values raise."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    try:
+        return text.getvalue().encode()
+    except UnicodeEncodeError:
+        raise EventError("a key or value holds a lone surrogate, which is not valid Unicode text") from None
 
 
 def _write(fd: int, content: bytes) -> None:
