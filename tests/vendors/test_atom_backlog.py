@@ -39,6 +39,7 @@ def collector() -> Iterator[Collector]:
 def make(collector: Collector, tmp_path: Path) -> Iterator[MakeTracker]:
     with trackers(collector.base_url + "/", tmp_path / "queue") as made:
         yield made
+    assert not any(thread.name.startswith("edgespool") for thread in threading.enumerate())
 
 
 class Slow(QueueEventStorage):
@@ -95,6 +96,17 @@ def all_end(threads: list[threading.Thread]) -> bool:
     for thread in threads:
         thread.join(20)
     return not any(thread.is_alive() for thread in threads)
+
+
+def empty(backlog: EventStorage) -> None:
+    """Empty a backlog until nobody waits for room in it any more: a tracker that was stopped may."""
+
+    def nobody_waits() -> bool:
+        while backlog.get_event("s") is not None:
+            pass
+        return not any(thread.name == "edgespool-atom-stop" for thread in threading.enumerate())
+
+    wait_until(nobody_waits, "the end of those who wait")
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------------
@@ -173,6 +185,7 @@ def test_stop_wakes_all_who_wait_for_room_and_says_what_has_none(
     with pytest.raises(QueueClosed):
         tracker.track("s", "more")
     tracker.stop()
+    empty(backlog)
 
 
 @pytest.mark.parametrize("size", [99, 2])
@@ -194,6 +207,7 @@ def test_stop_puts_back_what_is_kept_in_order_as_far_as_there_is_room(
     assert back == ["1", "2", "3"][:size]
     assert ("1 event(s) have no room" in caplog.text) == (size == 2)
     assert "keeps what could not be stored" in caplog.text
+    empty(backlog)
 
 
 def test_an_event_that_can_never_be_stored_stands_in_nobody_s_way(
