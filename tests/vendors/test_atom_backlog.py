@@ -39,7 +39,7 @@ def collector() -> Iterator[Collector]:
 def make(collector: Collector, tmp_path: Path) -> Iterator[MakeTracker]:
     with trackers(collector.base_url + "/", tmp_path / "queue") as made:
         yield made
-    assert not any(thread.name.startswith("edgespool") for thread in threading.enumerate())
+    assert not any(thread.name.startswith("edgespool-atom") for thread in threading.enumerate())
 
 
 class Slow(QueueEventStorage):
