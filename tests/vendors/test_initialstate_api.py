@@ -450,6 +450,91 @@ def test_a_bucket_that_no_request_can_name_is_refused_and_the_old_one_stays(
     assert {bucket: value for bucket, _, value in readings(collector)} == {"kitchen": 1, "Café: 'a \"b\"": 2}
 
 
+@pytest.mark.parametrize(("key", "text"), [(5, "5"), (0, "0"), (2.5, "2.5")])
+def test_a_bucket_key_may_be_a_number(
+    make_streamer: MakeStreamer, collector: Collector, key: float, text: str
+) -> None:
+    streamer = make_streamer(bucket_key=key)
+    streamer.log("n", 1)
+    streamer.set_bucket("Another", 7)  # type: ignore[arg-type]
+    streamer.log("n", 2)
+    assert collector.wait_for(2, 10)
+    assert {bucket: value for bucket, _, value in readings(collector)} == {text: 1, "7": 2}
+    for other in (True, [1], 10**5000):
+        with pytest.raises(ConfigError, match="bucket_key"):
+            streamer.set_bucket("Name", other)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "x" * 600_000, 10**5000], ids=["surrogate", "long", "digits"])
+def test_a_bucket_that_cannot_be_made_takes_no_other_with_it(
+    make_streamer: MakeStreamer, collector: Collector, name: Any
+) -> None:
+    streamer = make_streamer(max_bytes=1 << 20, start=False, overflow="reject")
+    for size in (1000, 0):  # the last gaps, too
+        streamer.last_error = None
+        while streamer.last_error is None:
+            streamer.log("n", "x" * size)
+    streamer.set_bucket("Two", "two")
+    with pytest.raises(ConfigError, match="bucket_name"):
+        streamer.set_bucket(name, "three")
+    assert (streamer.BucketKey, streamer.BucketName) == ("two", "Two")
+    streamer._client.start()
+    wait_until(lambda: streamer._client.stats().pending == 0)
+    streamer.log("n", "at last")
+    streamer.flush()
+    assert readings(collector)[-1] == ("two", "n", "at last")
+    assert collector.arrived()[-1].extra["bucket_name"] == "Two"
+
+
+class Mute:
+    """A value that cannot be said in any way."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+class Odd(int):
+    """A number that raises what it likes."""
+
+    def __float__(self) -> float:
+        raise RuntimeError("no float")
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize("level", [0, 1])
+@pytest.mark.parametrize("offline", [False, True])
+def test_what_cannot_even_be_turned_into_text_is_counted_and_the_program_goes_on(
+    make_streamer: MakeStreamer, offline: bool, level: int
+) -> None:
+    if offline:
+        streamer = Streamer("Kitchen", offline=True, debug_level=level)
+    else:
+        streamer = make_streamer(start=False, debug_level=level)
+    for count, (key, value) in enumerate([(10**5000, 1), (Mute(), 1), ("a", 10**5000), ("a", Mute())], 1):
+        streamer.log(key, value)
+        assert streamer.refused == count
+        assert isinstance(streamer.last_error, EventError)
+    for epoch in (10**5000, -(10**5000), Odd(5)):
+        streamer.log("a", 1, epoch)  # type: ignore[arg-type]
+        assert streamer.last_error is None
+    streamer.refused = 0
+    streamer.log_object({10**5000: 1, "b": 2})
+    assert streamer.refused == 1
+    streamer.log_object({"a": Mute(), "b": 2, "c": "\ud800"})  # only what cannot be said is left out
+    assert streamer.refused == 3
+    streamer.DebugLevel = 2
+    for key, value in ((10**5000, 1), (Mute(), 1), ("a", 10**5000), ("a", Mute())):
+        with pytest.raises(EventError):
+            streamer.log(key, value)
+    streamer.close(0)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

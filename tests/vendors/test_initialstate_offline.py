@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import csv
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ def test_offline_readings_go_to_a_csv_file_and_nowhere_else(collector: Collector
     streamer.log("any", {1})
     first, *object_rows, last = rows()
     assert first == ["1419876021.5", "temperature", "21.5"]
-    assert object_rows == [["5.0", "dict_a", "1"], ["5.0", "dict_b", 'x,"y"\nz']]
+    assert object_rows == [["5", "dict_a", "1"], ["5", "dict_b", 'x,"y"\nz']]
     assert last[1:] == ["any", "{1}"]
     streamer.flush()
     streamer.close()
@@ -163,7 +165,7 @@ def test_a_torn_last_row_does_not_run_into_the_next() -> None:
     streamer = Streamer("Kitchen", offline=True)
     streamer.log("c", 2, epoch=7)
     streamer.close()
-    assert rows() == [["5.0", "a", "1"], ["6.0", "b"], ["7.0", "c", "2"]]
+    assert rows() == [["5.0", "a", "1"], ["6.0", "b"], ["7", "c", "2"]]
 
 
 @pytest.mark.parametrize(("durability", "flushed"), [({}, True), ({"durability": "process"}, False)])
@@ -178,6 +180,60 @@ def test_rows_are_flushed_to_the_device_as_the_durability_says(
     assert len(calls) == int(flushed)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits")
+def test_a_row_for_which_there_is_no_room_is_not_written_in_part_and_is_told() -> None:
+    """A limit on the file's size, as a disk that is nearly full, takes a part of what is written, then nothing."""
+    code = """if True:
+        import resource, signal
+        from edgespool.vendors.initialstate.api import Streamer
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        streamer = Streamer("Kitchen", offline=True)
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+        for n in range(10):
+            streamer.log("n", f"value {n}", epoch=1790000000)
+        told = type(streamer.last_error).__name__
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        streamer.log("n", "at last", epoch=1790000000)
+        print(streamer.refused, told, streamer.last_error)
+        streamer.close()
+    """
+    ran = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
+    kept = [["1790000000", "n", f"value {n}"] for n in range(4)]  # 22 bytes each
+    assert ran.stdout.split() == ["6", "QueueUnavailable", "None"]
+    assert rows() == [*kept, ["1790000000", "n", "at last"]]
+
+
+def test_a_row_that_cannot_be_taken_back_does_not_run_into_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    streamer = Streamer("Kitchen", offline=True)
+    streamer.log("n", 1, epoch=5)
+    write = os.write
+
+    def half(fd: int, content: bytes) -> int:
+        if not content.startswith(b"6,"):
+            raise OSError(28, "No space left on device")
+        return write(fd, content[:3])
+
+    monkeypatch.setattr(os, "write", half)
+    monkeypatch.setattr(os, "ftruncate", lambda fd, size: write(fd, b""))
+    streamer.log("n", 2, epoch=6)
+    assert isinstance(streamer.last_error, QueueUnavailable)
+    streamer.log("n", 3, epoch=7)
+    assert isinstance(streamer.last_error, QueueUnavailable)  # the torn row cannot be ended yet
+    monkeypatch.setattr(os, "write", write)
+    streamer.log("n", 4, epoch=8)
+    streamer.close()
+    assert rows() == [["5", "n", "1"], ["6", "n"], ["8", "n", "4"]]
+
+
+def test_an_epoch_is_written_as_it_was_given() -> None:
+    streamer = Streamer("Kitchen", offline=True)
+    for epoch in (1_790_000_000, 1_790_000_000.0, 1_790_000_000.25):
+        streamer.log("n", 1, epoch=epoch)
+    streamer.close()
+    assert [row[0] for row in rows()] == ["1790000000", "1790000000.0", "1790000000.25"]
+
+
 def test_what_cannot_be_written_is_told_and_a_bad_file_or_setting_at_the_start() -> None:
     streamer = Streamer("Kitchen", offline=True, debug_level=2)
     with pytest.raises(EventError, match="surrogate"):
@@ -185,11 +241,8 @@ def test_what_cannot_be_written_is_told_and_a_bad_file_or_setting_at_the_start()
     os.close(streamer.LocalFile._file.fileno())  # type: ignore[union-attr]
     with pytest.raises(QueueUnavailable, match="cannot be written"):
         streamer.log("n", 1)
-    streamer.DebugLevel = 0
-    streamer.log("n", 1)
-    assert streamer.refused == 3
-    streamer.LocalFile._file = None  # type: ignore[union-attr]
-    streamer.log("n", 1)
+    assert streamer.refused == 2
+    streamer.log("n", 1)  # opens it again
     assert streamer.last_error is None
     streamer.close()
     ini(Path("isstreamer.ini"), offline_file="no/such/folder/out")

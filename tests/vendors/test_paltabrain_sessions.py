@@ -223,7 +223,7 @@ def test_a_forked_child_has_a_lock_of_its_own(tmp_path: Path) -> None:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                print("held by the parent", numbers._fd, numbers._lock._fd, numbers._guard.locked(), flush=True)
+                print("held by the parent", numbers._fd, numbers._lock._fd, numbers._guard._is_owned(), flush=True)
             os._exit(0)
         os.waitpid(child, 0)
     """
@@ -257,3 +257,78 @@ def test_the_files_are_for_the_owner_alone(tmp_path: Path) -> None:
     SessionNumbers(str(tmp_path), "boot").next(1)
     for path in tmp_path.iterdir():
         assert path.stat().st_mode & 0o777 == 0o600, path
+
+
+# --- signals ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_signal_handler_may_do_the_same_at_any_point(tmp_path: Path) -> None:
+    """A signal comes at each line of a call in turn; its handler takes a number, and closes the file."""
+    code = """if True:
+        import signal, sys
+        from edgespool.vendors.paltabrain import sessions
+        got, broken = [], []
+        def handle(sig, frame):
+            got.append(numbers.next(1))
+            numbers.close()
+        signal.signal(signal.SIGTERM, handle)
+        point = 0
+        while True:
+            left = point
+            def trace(frame, event, arg):
+                global left
+                if frame.f_code.co_filename != sessions.__file__:
+                    return None
+                if event == "line":
+                    left -= 1
+                    if left == 0:
+                        signal.raise_signal(signal.SIGTERM)
+                return trace
+            numbers = sessions.SessionNumbers(sys.argv[1])
+            before = len(got)
+            sys.settrace(trace)
+            number = numbers.next(1)
+            numbers.close()
+            sys.settrace(None)
+            if number in got or got[before:] and got[-1] <= max(got[:before], default=0):
+                broken.append((point, number, got[-5:]))
+            got.append(number)
+            if numbers._fd >= 0 or numbers._busy or numbers._ending:
+                broken.append((point, "left open"))
+            if left > 0:
+                break
+            point += 1
+        print(point > 50, len(got) == len(set(got)), max(got) - len(got) < 10, broken, flush=True)
+    """
+    program = start_python(code, str(tmp_path))
+    try:
+        assert program.communicate(timeout=60)[0] == "True True True []\n"
+    finally:
+        program.kill()
+
+
+def test_a_shutdown_in_a_signal_handler_that_interrupts_track_in_a_session_ends(tmp_path: Path) -> None:
+    code = """if True:
+        import signal, sys
+        from edgespool import QueueClosed
+        from edgespool.vendors.paltabrain.api import PaltabrainSdk
+        from edgespool.vendors.paltabrain.example import Context, EventSessionStart
+        sdk = PaltabrainSdk("http://127.0.0.1:9", "key", Context(), path=sys.argv[1], start=False, start_session=True)
+        sdk.track(EventSessionStart())
+        signal.signal(signal.SIGTERM, lambda sig, frame: sdk.shutdown(0))
+        find = sdk._sessions._find
+        def found(session):
+            sdk._sessions._find = find
+            signal.raise_signal(signal.SIGTERM)
+            return find(session)
+        sdk._sessions._find = found
+        try:
+            sdk.track(EventSessionStart())
+        except QueueClosed:
+            print("closed", sdk._sessions._fd, flush=True)
+    """
+    program = start_python(code, str(tmp_path))
+    try:
+        assert program.communicate(timeout=30)[0] == "closed -1\n"
+    finally:
+        program.kill()

@@ -363,6 +363,16 @@ def test_an_invalid_event_raises_at_the_call_and_nothing_is_stored(make: MakeSam
     assert client.stats().accepted == 0
 
 
+def test_a_number_with_more_digits_than_python_turns_into_text_is_an_invalid_event(make: MakeSamsara) -> None:
+    client = make(start_publishing_thread=False)
+    for wrong in ({"eventName": 10**5000}, {"timestamp": -(10**5000)}, {"timestamp": 10**5000}, {"a": 10**5000}):
+        with pytest.raises(InvalidEvent, match="Invalid event found: "):
+            client.record_event(**{"eventName": "a", **wrong})
+        with pytest.raises(InvalidEvent, match="Invalid event found: "):
+            client.publish_events([event(**wrong) if "eventName" not in wrong else {**event(), **wrong}])
+    assert client.stats().accepted == 0
+
+
 def test_an_event_without_any_source_is_invalid(make: MakeSamsara) -> None:
     client = make(sourceId=None, start_publishing_thread=False)
     with pytest.raises(InvalidEvent, match="sourceId: text is needed, and it is missing"):

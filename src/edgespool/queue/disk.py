@@ -254,8 +254,11 @@ class DiskQueue(PersistQueueMethods):
         self._generation = -1
         self._file = -1
         self._syncer: threading.Thread | None = None
-        self._stop_syncer = threading.Event()
-        self._sync_due = threading.Event()  # there is so much to flush that the syncer should not wait for its time
+        self._stop_syncer = False
+        # Let go of when there is so much to flush that the syncer should not wait for its time. No Event: an interrupt
+        # (Ctrl-C) of `set` can leave its lock held for ever.
+        self._sync_due = threading.Lock()
+        self._sync_due.acquire()
         self._last_sync = self._last_touch = _time.monotonic()
         # Told when acknowledgements made room. Entered by the lock: see the worker's locks.
         self._room_lock = threading.RLock()
@@ -266,8 +269,8 @@ class DiskQueue(PersistQueueMethods):
         store = getattr(self, "_store", None)
         if store is None or store.closed:
             return
-        self._stop_syncer.set()
-        self._sync_due.set()
+        self._stop_syncer = True
+        self._wake_syncer()
         if self._syncer is not None and self._syncer is not threading.current_thread():
             self._syncer.join(timeout=5)
         if self._owed:
@@ -432,7 +435,7 @@ class DiskQueue(PersistQueueMethods):
                 before = store.pages_written
                 store.pages_written = written = before + pages
                 if before ^ written > _PIECE:
-                    self._sync_due.set()  # a checkpoint, for which appends wait, then finds little left to flush
+                    self._wake_syncer()  # a checkpoint, for which appends wait, then finds little left to flush
                 return True
             except (QueueFull, QueueDamaged):
                 return False  # nothing was stored; the overflow policy, or a salvage, comes next
@@ -1426,11 +1429,15 @@ class DiskQueue(PersistQueueMethods):
 
     def _sync_loop(self) -> None:
         while True:
-            self._sync_due.wait(self._sync_interval)
-            if self._stop_syncer.is_set():
+            self._sync_due.acquire(timeout=self._sync_interval)
+            if self._stop_syncer:
                 return
-            self._sync_due.clear()
             self._quietly(self._store.sync)
+
+    def _wake_syncer(self) -> None:
+        if self._sync_due.locked():
+            with contextlib.suppress(RuntimeError):  # another thread was quicker
+                self._sync_due.release()
 
     def _quietly(self, action: Callable[[], None]) -> None:
         try:

@@ -12,12 +12,11 @@ import os
 import re
 import secrets
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from .. import config, jsontext
+from .. import config, forks, jsontext
 from ..client import Client
 from ..errors import ConfigError, QueueError
 from ..files import make_directory, open_private, read_bounded, write_whole
@@ -31,7 +30,7 @@ _log = logging.getLogger("edgespool")
 _OWNER = "account"  # the file in a queue's directory that says whose it is
 _DECIDING = "account.lock"  # held while somebody finds that out, or changes it
 _USERS = "account.users"  # each client holds a shared lock on it; `account` itself is replaced, and cannot bear one
-_lock = threading.Lock()
+_lock = forks.Lock()
 _accounts: dict[str, str] = {}  # queue directory -> the account whose events it takes; in memory only
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()  # that were opened here
 
@@ -207,15 +206,6 @@ class _Hold:
             if not shared or (digest and not hmac.compare_digest(_mark(self._account, salt), digest)):
                 self.release()
                 raise OSError(errno.EBUSY, "the queue is another account's by now; start the program anew", self._place)
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()  # another thread may have held it when this child was forked
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def _enter(place: str, account: str, backlog: Callable[[str], None]) -> _Hold | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
+
+from .. import forks
 
 __all__ = ["hide", "show"]
 
-_lock = threading.Lock()
+_lock = forks.Lock()
 _handlers: dict[str, logging.Handler] = {}
 
 

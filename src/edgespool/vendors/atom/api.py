@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ... import event as events
-from ...errors import ConfigError, EdgespoolError, EventError
+from ... import forks
+from ...errors import ConfigError, EdgespoolError, EventError, QueueError
 from ...interfaces import Request, Watch
 from ...outcome import Delivered, Outcome, Reject, Reply, TooLarge
+from ...queue.view import QueueView
 from .. import console
 from ..common import names_of, open_client
 from . import config
@@ -217,10 +219,9 @@ class IronSourceAtomTracker:
             start=False,
             **given,
         )
-        self._backlog = event_backlog
         self._mover = None if event_backlog is None else Mover(event_backlog, self._store)
         limited = event_backlog is None and backlog_size is not config.BACKLOG_SIZE
-        self._room = Room(backlog_size, lambda: self._client.stats().pending) if limited else None
+        self._room = Room(backlog_size, self._on_disk) if limited else None
         self._shared = _shared(self._client.directory)
         self._shared.join(self, form)
         if start:
@@ -245,12 +246,10 @@ class IronSourceAtomTracker:
         key = _checked_key(auth_key)
         released = bool(key) and self._shared.keys.give(stream, key)
         self._streams.add(stream)
-        if self._mover is None or self._backlog is None:
+        if self._mover is None:
             self._store(event)
         else:
-            self._mover.move([stream])  # what an earlier call could not store, before this call waits for its room
-            self._backlog.add_event(event)
-            self._mover.move([stream])
+            self._mover.add(event)
         if self._is_debug:
             _log.debug("atom: stream %r: tracked %s", stream, event.data)
         if released:
@@ -264,7 +263,8 @@ class IronSourceAtomTracker:
     def stop(self) -> None:
         """Try to deliver what is left, for 5 seconds at most, and stop. What is not sent waits on the disk. Idempotent.
 
-        What the disk would not take of an `event_backlog` stays there, and is warned of.
+        What the disk would not take of an `event_backlog` stays there, or goes back, and is warned of; so is what has
+        no room there either: it is lost when the program ends.
         """
         deadline = time.monotonic() + _STOP
         if self._room is not None:
@@ -273,9 +273,13 @@ class IronSourceAtomTracker:
         if self._mover is not None:  # in a thread of its own: a full disk may keep it waiting
             last.start()
             last.join(_STOP)
+            self._mover.close()
         self._client.close(max(0.0, deadline - time.monotonic()))
         if self._mover is not None:
-            last.join(1.0)  # if it was waiting, the close has woken it, to put back what it held
+            last.join(1.0)  # if it was waiting, the close has woken it
+            homeless = self._mover.give_back(1.0)
+            if homeless:
+                _log.error("atom: at stop() %d event(s) have no room on the disk or in the event_backlog", homeless)
         self._shared.leave(self)
 
     def set_debug(self, is_debug: bool) -> None:
@@ -301,9 +305,17 @@ class IronSourceAtomTracker:
         except BaseException:
             self._room.leave(stream, [identity])
             raise
+        self._room.stored(identity)
+
+    def _on_disk(self, stream: str) -> set[str] | None:
+        try:
+            with QueueView(self._client.directory, timeout=1.0) as view:
+                return {event.id for _, event in view.events(stream)}
+        except QueueError:
+            return None
 
     def _empty_backlog(self) -> None:
-        if self._mover is not None and self._backlog is not None and not self._backlog.is_empty():
+        if self._mover is not None and not self._mover.empty:
             self._mover.move(sorted(self._streams))
 
     def _last_move(self) -> None:
@@ -345,7 +357,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.keys = Keys()
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._trackers: tuple[IronSourceAtomTracker, ...] = ()
 
     def join(self, tracker: IronSourceAtomTracker, form: AtomFormat) -> None:
@@ -372,7 +384,7 @@ class _Shared:
         return stream in tracker._streams or not any(stream in each._streams for each in self.trackers())
 
 
-_lock = threading.Lock()
+_lock = forks.Lock()
 _by_directory: weakref.WeakValueDictionary[str, _Shared] = weakref.WeakValueDictionary()
 
 
@@ -391,7 +403,8 @@ def _chosen(endpoint: str) -> str | None:
 
 def _checked_stream(stream: Any) -> str:
     if not isinstance(stream, str) or not stream:
-        raise EventError(f"stream: a name is needed, not {stream!r}")
+        # No more of it: a number may have too many digits for Python to say it.
+        raise EventError(f"stream: a name is needed, not {'an empty one' if stream == '' else type(stream).__name__}")
     events.check_text("stream", stream)
     return stream
 

@@ -6,9 +6,10 @@ Source: the README of ironsource-atom 1.5.1, "Abstract class for storing data at
 from __future__ import annotations
 
 import abc
-import threading
 from collections import deque
 from typing import Any
+
+from ... import forks
 
 __all__ = ["Event", "EventStorage", "QueueEventStorage"]
 
@@ -56,7 +57,7 @@ class QueueEventStorage(EventStorage):
         super().__init__()
         self._size = queue_size
         self._events: dict[str, deque[Event]] = {}
-        self._changed = threading.Condition()
+        self._changed = forks.condition()
 
     def add_event(self, event_object: Event) -> None:
         """Add an event; waits while its stream has no room."""

@@ -18,7 +18,6 @@ import logging
 import numbers
 import os
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +25,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from ... import config, jsontext
+from ... import config, forks, jsontext
 from ...client import Client
 from ...errors import ConfigError, EdgespoolError, EventError, QueueClosed
 from ...event import Event
@@ -35,8 +34,8 @@ from ...outcome import one_line
 from .. import console
 from ..common import names_of, open_client
 from .configutil import BASE, getConfig
-from .format import fits_header
-from .offline import OfflineFile
+from .format import fits_header, making
+from .offline import OfflineFile, rows_of
 
 __all__ = ["Streamer"]
 
@@ -104,7 +103,7 @@ class Streamer:
         **edgespool: Any,
     ) -> None:
         self._client: Client | None = None
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._waiting = 0  # events since the buffer was last full; threads may miscount it, the interval makes it good
         self._unmade: list[Event] = []  # the making of buckets, until it is stored
         self._told: tuple[str, float, int] = ("", 0.0, 0)  # the last error that was logged, when, how often since
@@ -185,9 +184,9 @@ class Streamer:
                 stored are left out.
         """
         prefix = f"{type(obj).__name__ if key_prefix is None else key_prefix}_" if key_prefix != "" else ""
-        readings = [(f"{prefix}{name}", value) for name, value in _values(obj)]
+        readings = list(_values(obj))
         if readings:
-            self._store(readings, epoch)
+            self._store(readings, epoch, prefix)
         else:
             self.console_message(f"log_object: nothing to log in {type(obj).__name__}")
 
@@ -237,22 +236,35 @@ class Streamer:
 
         Args:
             bucket_name: its name.
-            bucket_key: its key; empty or None: a new uuid4.
+            bucket_key: its key, text or a number; empty or None: a new uuid4.
             retries: not needed: it is tried until the server answers.
 
         Raises:
-            ConfigError: the bucket key cannot be sent: it is no printable Latin-1 text.
+            ConfigError: the bucket key cannot be sent: it is no printable Latin-1 text; or the name cannot. The bucket
+                that was set before stays.
             EventError, QueueFull, QueueUnavailable: as `log`. Where nothing is raised the bucket is made before the
                 next reading.
         """
-        key = bucket_key or str(uuid.uuid4())
+        key: Any = bucket_key
+        if isinstance(key, (int, float)) and not isinstance(key, bool):
+            with contextlib.suppress(Exception):  # more digits than Python turns into text; then it is refused below
+                key = str(key)
+        key = key or str(uuid.uuid4())
         if not isinstance(key, str) or not fits_header(key):
-            raise ConfigError(f"bucket_key: printable Latin-1 text without blanks at its ends is needed, not {key!r}")
+            raise ConfigError(
+                f"bucket_key: printable Latin-1 text without blanks at its ends is needed, not {_shown(key, repr)}"
+            )
         before = self.BucketKey, self.BucketName
         if self.Offline:
             self.BucketKey, self.BucketName = key, bucket_name
             self.console_message("Working in offline mode.", level=0)
             return
+        try:
+            size = len(making(key, bucket_name or ""))
+        except Exception as error:  # noqa: BLE001 - a name's own __str__ may raise anything
+            raise ConfigError(f"bucket_name: {_shown(error)}") from None
+        if self._client is not None and size > self._client.settings.batch_bytes:
+            raise ConfigError(f"bucket_name: {size} bytes are more than batch_bytes allows")
         with self._lock:
             # First this, then the key: who logs to the new bucket meanwhile finds that it is to be made.
             self._unmade.append(Event(_BUCKET, {"bucketKey": key, "bucketName": bucket_name or ""}, route=key))
@@ -293,19 +305,22 @@ class Streamer:
 
     # --- storing ----------------------------------------------------------------------------------------------------
 
-    def _store(self, readings: list[tuple[Any, Any]], epoch: Any) -> None:
+    def _store(self, readings: list[tuple[Any, Any]], epoch: Any, prefix: str = "") -> None:
         moment = _moment(epoch)
         if moment is None and epoch is not None:
-            self.console_message(f"epoch {epoch!r} is no time; the current one is taken")
+            self.console_message(f"epoch {_shown(epoch, repr)} is no time; the current one is taken")
+        self.last_error = None
+        if prefix:
+            readings = [each for key, value in readings if (each := self._named(prefix, key, value)) is not None]
         if self.DebugLevel >= 1:
             for key, value in readings:
-                self.console_message(f"{_local(moment)}: {key} {value}")
-        self.last_error = None
-        if self.LocalFile is not None:
-            self._store_offline(self.LocalFile, readings, moment)
-            return
+                self.console_message(f"{_local(moment)}: {_shown(key)} {_shown(value)}")
         if self.DebugLevel < _RAISE_FROM and len(readings) > 1:
             readings = [each for each in readings if self._can_be_said(*each)]
+        if self.LocalFile is not None:
+            given = int(epoch) if moment is not None and isinstance(epoch, numbers.Integral) else moment
+            self._store_offline(self.LocalFile, readings, given)
+            return
         route = self.BucketKey
 
         def store() -> bool:
@@ -317,6 +332,16 @@ class Streamer:
         if self._waiting >= self.BufferSize:
             self._waiting = 0
             self._send()
+
+    def _named(self, prefix: str, key: Any, value: Any) -> tuple[str, Any] | None:
+        """Return a reading under its full name; None if that cannot be said, which is logged."""
+        named: list[tuple[str, Any]] = []
+
+        def name() -> bool:
+            named.append((f"{prefix}{key}", value))
+            return True
+
+        return named[0] if self._attempt(name, 1) else None
 
     def _store_offline(self, file: OfflineFile, readings: list[tuple[Any, Any]], moment: float | None) -> None:
         now = time.time() if moment is None else moment
@@ -332,6 +357,8 @@ class Streamer:
         """Return whether a reading can be stored, so that it does not spoil others; if not, log why."""
 
         def check() -> bool:
+            if self.LocalFile is not None:
+                return bool(rows_of([(0.0, key, value)]))
             size = len(jsontext.encode(str(key), "key")) + len(jsontext.encode(value, f"value of {key!r}"))
             if self._client is not None and size + _AROUND > self._client.settings.batch_bytes:
                 raise EventError(f"value of {key!r}: {size} bytes are more than batch_bytes allows")
@@ -343,13 +370,15 @@ class Streamer:
         """Store events, and ahead of them the making of buckets that could not be stored before; return True."""
         if self._unmade:
             with self._lock:
-                if self._unmade:
+                while self._unmade:
+                    first = self._unmade[0]
                     try:
-                        self._append(self._unmade)
+                        self._append([first])
                     except EventError as error:
-                        self._unmade = []  # a name that cannot be sent must not stand in the way for ever
+                        self._unmade.remove(first)  # what cannot be sent must not stand in the way for ever
                         raise ConfigError(f"bucket_name: {error}") from None
-                    self._unmade = []
+                    with contextlib.suppress(ValueError):  # a signal handler may have been faster
+                        self._unmade.remove(first)
         if events:
             self._append(events)
         return True
@@ -396,6 +425,16 @@ class Streamer:
                 raise
             self._tell(error, f"{readings} reading(s) not stored" if readings else "trouble")
             return False
+        except Exception as error:  # what the user's values raise when they are to be said
+            if not readings:
+                raise
+            said = EventError(f"a reading cannot be said: {type(error).__name__}: {_shown(error)}")
+            self.refused += readings
+            self.last_error = said
+            if self.DebugLevel >= _RAISE_FROM:
+                raise said from error
+            self._tell(said, f"{readings} reading(s) not stored")
+            return False
 
     def _tell(self, error: EdgespoolError, what: str) -> None:
         """Log an error once, and then once an hour for as long as it goes on: the log is on the disk that is full."""
@@ -409,11 +448,19 @@ class Streamer:
         _log.error("%s: %s%s", what, error, f" ({count} more since the last such line)" if count else "")
 
 
-_reopening = threading.Lock()  # one client at a time is opened again
+_reopening = forks.Lock()  # one client at a time is opened again
 
 _CLIENT_ONLY = frozenset({
     "on_delivery", "on_error", "session", "start", "config_file", "destination", "format", "clock", "watch",
 })  # fmt: skip
+
+
+def _shown(value: Any, say: Callable[[Any], str] = str) -> str:
+    """Return a value as text, whatever its own methods raise: a number may have too many digits for Python."""
+    try:
+        return say(value)
+    except Exception:  # noqa: BLE001 - see above
+        return f"<{type(value).__name__}>"
 
 
 def _is_true(text: str) -> bool:
@@ -426,7 +473,7 @@ def _moment(epoch: Any) -> float | None:
         return None
     try:
         return Event(_EVENT, {}, float(epoch)).epoch()
-    except (EventError, OverflowError, ValueError):
+    except Exception:  # noqa: BLE001 - a number of the user's own may raise anything
         return None
 
 

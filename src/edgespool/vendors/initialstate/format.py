@@ -27,7 +27,7 @@ from ...outcome import Hold, Outcome, Reply, one_line, outcome_of_status
 from .configutil import BASE
 from .version import __version__
 
-__all__ = ["FORMAT", "InitialState", "fits_header"]
+__all__ = ["FORMAT", "InitialState", "fits_header", "making"]
 
 _API_VERSION = "<=0.0.4"
 _BUCKET = b'{"bucketKey":'  # how the making of a bucket begins, and no event does
@@ -88,7 +88,7 @@ class InitialState:
         if "bucketKey" in data:
             if data.keys() != {"bucketKey", "bucketName"}:
                 raise EventError("data: a bucket has a bucketKey and a bucketName, and nothing else")
-            return _bucket(data["bucketKey"], data["bucketName"])
+            return making(data["bucketKey"], data["bucketName"])
         if "value" not in data or not data.keys() <= {"key", "value"}:
             raise EventError("data: an event of Initial State has one value, named 'value'")
         return _event(data.get("key", name), data["value"], {}, time)
@@ -144,7 +144,7 @@ class InitialState:
             raise ValueError(f"no event: a JSON object is needed, not {type(value).__name__}")
         identity, moment = id or id_text(new_id()), time or 0.0
         if "bucketKey" in value:
-            return StoredEvent(0, _bucket(value["bucketKey"], value.get("bucketName", "")), moment, identity, False)
+            return StoredEvent(0, making(value["bucketKey"], value.get("bucketName", "")), moment, identity, False)
         if "key" not in value or "value" not in value:
             raise ValueError("no event of Initial State: it lacks a key or a value")
         rest = {name: each for name, each in value.items() if name not in ("key", "value", "epoch")}
@@ -172,7 +172,8 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else str(value)
 
 
-def _bucket(key: Any, name: Any) -> bytes:
+def making(key: Any, name: Any) -> bytes:
+    """Return the making of a bucket as JSON; raises EventError."""
     return (
         _BUCKET + jsontext.encode(_text(key), "bucketKey") + b',"bucketName":'
         + jsontext.encode(_text(name), "bucketName") + b"}"

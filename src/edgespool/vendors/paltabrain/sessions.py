@@ -8,10 +8,10 @@ given out, and the rest of the block is passed over. Knows files, no wire, no qu
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import struct
-import threading
 import time
 import weakref
 import zlib
@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import NamedTuple
 
+from ... import forks
 from ...clock import SystemClock
 from ...files import make_directory, open_private, sync_directory
 from ...queue.locks import WriteLock
@@ -54,6 +55,22 @@ def _unpacked(raw: bytes) -> _Slot | None:
     return slot if slot.boot != bytes(8) else None
 
 
+def _read(fd: int, size: int, at: int) -> bytes:
+    """Read at a place, in one step where the system can: no signal handler then moves the place in between."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, size, at)
+    os.lseek(fd, at, os.SEEK_SET)  # pragma: no cover
+    return os.read(fd, size)  # pragma: no cover
+
+
+def _written(fd: int, content: bytes, at: int) -> int:
+    """Write at a place, as above; return how many bytes the disk took."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, content, at)
+    os.lseek(fd, at, os.SEEK_SET)  # pragma: no cover
+    return os.write(fd, content)  # pragma: no cover
+
+
 class SessionNumbers:
     """The sessions of one queue.
 
@@ -65,16 +82,19 @@ class SessionNumbers:
     def __init__(self, directory: str, boot_id: str | None = None) -> None:
         self._path = os.path.join(directory, "paltabrain-sessions")
         self._boot = sha256((boot_id or SystemClock().boot_id).encode()).digest()[:8]
-        self._given: dict[int, int] = {}  # session -> the last number that was given out here
+        self._given: dict[int, dict[int, object]] = {}  # session -> the last that were given out here; _take
         self._places: dict[int, int] = {}  # session -> where its slot was seen
         self._complained = False
         self._reset()
         _all.add(self)
 
     def _reset(self) -> None:
-        self._guard = threading.Lock()
+        self._guard = forks.Lock()  # reentrant: a signal handler may come in between, and shut the SDK down
         self._lock = WriteLock(self._path + ".lock")
         self._fd = -1
+        self._busy = False  # the file is held, by the thread that has the guard
+        self._late: list[int] = []  # sessions whose numbers a signal handler took meanwhile, to be written
+        self._ending = False  # a signal handler has asked meanwhile to close the file
 
     def begin(self) -> int:
         """Start a session and return its id: milliseconds since 1970, and one that this queue does not know yet."""
@@ -88,7 +108,7 @@ class SessionNumbers:
                 self._write(_Slot(session, 1, 1, self._boot, time.time()), flush=False)
         except OSError as error:
             self._complain(error)
-        self._given.setdefault(session, 0)
+        self._given.setdefault(session, {})
         return session
 
     def last(self) -> int | None:
@@ -102,28 +122,63 @@ class SessionNumbers:
         return max(known, key=lambda slot: slot.used).session if known else None
 
     def next(self, session: int) -> int:
-        """Return the number of a session's next event, from 1."""
+        """Return the number of a session's next event, from 1. A signal handler may call it, too, in its midst."""
         try:
-            with self._file():
+            with self._file() as alone:
                 slot = self._find(session) or _Slot(session, 1, 1, self._boot, 0.0)
-                number = slot.next if slot.boot == self._boot else max(slot.next, slot.reserved)
-                number = max(number, self._given.get(session, 0) + 1)
-                flush = number >= slot.reserved
-                reserved = number + _BLOCK if flush else slot.reserved
-                self._given[session] = number
-                self._write(_Slot(session, number + 1, reserved, self._boot, time.time()), flush)
+                number = self._take(session, slot.next if slot.boot == self._boot else max(slot.next, slot.reserved))
+                if alone:
+                    self._save(session)
+                else:
+                    self._late.append(session)
                 return number
         except OSError as error:  # the event matters more than its number
             self._complain(error)
             with self._guard:
-                number = self._given[session] = self._given.get(session, 0) + 1
-                return number
+                return self._take(session, 1)
+
+    def _last(self, session: int) -> int:
+        """Return the last number that was given out here; 0: none was."""
+        return max(list(self._given.get(session, ())), default=0)
+
+    def _take(self, session: int, least: int) -> int:
+        """Return a number that is higher than all that were given out here, and `least` or higher.
+
+        A signal handler may do the same at any point of it, in this thread: a number is entered in one step, as whose
+        it is, and counts only if none that is higher was entered meanwhile.
+        """
+        given = self._given.setdefault(session, {})
+        mine = object()
+        while True:
+            number = max(least, self._last(session) + 1)
+            if given.setdefault(number, mine) is mine and number == max(list(given)):
+                break
+        for other in list(given):
+            if other < number:
+                given.pop(other, None)
+        return number
+
+    def _save(self, session: int) -> None:
+        """Write down which number of a session is the next, and reserve more when it is time to."""
+        last = 0
+        while last < self._last(session):  # again if a signal handler took one meanwhile
+            last = self._last(session)
+            slot = self._find(session) or _Slot(session, 1, 1, self._boot, 0.0)
+            flush = last >= slot.reserved
+            reserved = last + _BLOCK if flush else slot.reserved
+            self._write(_Slot(session, last + 1, reserved, self._boot, time.time()), flush)
 
     def close(self) -> None:
-        """Let go of the file; what was reserved and not used is given back."""
+        """Let go of the file; what was reserved and not used is given back.
+
+        In a signal handler that interrupts one of the other calls it does so when that call ends: the file is in use.
+        """
         try:
-            with self._file():
-                for session in self._given:
+            with self._file() as alone:
+                if not alone:
+                    self._ending = True
+                    return
+                for session in list(self._given):
                     slot = self._find(session)
                     if slot is not None and slot.boot == self._boot:
                         self._write(slot._replace(reserved=slot.next), flush=True)
@@ -131,21 +186,46 @@ class SessionNumbers:
             self._complain(error)
         with self._guard:
             self._lock.close()
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
 
     @contextlib.contextmanager
-    def _file(self) -> Iterator[None]:
-        """Hold the file open, for this thread alone."""
+    def _file(self) -> Iterator[bool]:
+        """Hold the file open, for this thread alone; whether it is not held already, by what a signal interrupted.
+
+        Who interrupts may read, and leaves it to the other to write.
+        """
         with self._guard:
-            self._lock.acquire()
+            if self._busy:
+                self._be_open()
+                yield False
+                return
             try:
-                if self._fd < 0:
-                    self._fd = self._open()
-                yield
+                self._busy = True
+                self._lock.acquire()
+                self._be_open()
+                yield True
+                while self._busy:
+                    while self._late:
+                        self._save(self._late.pop())
+                    self._busy = False  # from here on a signal handler sees to it by itself; was one faster?
+                    self._busy = bool(self._late)
             finally:
+                self._busy = False
+                self._late.clear()
                 self._lock.release()
+            if self._ending:
+                self._ending = False
+                self.close()
+
+    def _be_open(self) -> None:
+        if self._fd < 0:
+            fd = self._open()
+            if self._fd < 0:
+                self._fd = fd
+            else:  # a signal handler was faster
+                os.close(fd)
 
     def _open(self) -> int:
         make_directory(os.path.dirname(self._path))
@@ -153,7 +233,9 @@ class SessionNumbers:
         try:
             if os.fstat(fd).st_size < _SLOTS * _SIZE:
                 os.lseek(fd, 0, os.SEEK_END)
-                os.write(fd, bytes(_SLOTS * _SIZE - os.fstat(fd).st_size))  # now: later the disk may be full
+                missing = bytes(_SLOTS * _SIZE - os.fstat(fd).st_size)
+                while missing:  # now: later the disk may be full. One that is nearly full takes a part, then says so
+                    missing = missing[os.write(fd, missing) :]
                 sync_directory(os.path.dirname(self._path))
         except BaseException:
             os.close(fd)
@@ -161,8 +243,7 @@ class SessionNumbers:
         return fd
 
     def _slot(self, at: int) -> _Slot | None:
-        os.lseek(self._fd, at * _SIZE, os.SEEK_SET)
-        return _unpacked(os.read(self._fd, _SIZE))
+        return _unpacked(_read(self._fd, _SIZE, at * _SIZE))
 
     def _slots(self) -> list[_Slot | None]:
         return [self._slot(at) for at in range(_SLOTS)]
@@ -184,8 +265,8 @@ class SessionNumbers:
 
     def _write(self, slot: _Slot, flush: bool) -> None:
         """Write the slot of a session that `_find` was asked for."""
-        os.lseek(self._fd, self._places[slot.session] * _SIZE, os.SEEK_SET)
-        os.write(self._fd, slot.packed())
+        if _written(self._fd, slot.packed(), self._places[slot.session] * _SIZE) != _SIZE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if flush:
             os.fsync(self._fd)
 

@@ -20,14 +20,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from ... import forks
 from ...errors import EdgespoolError, QueueError
 from ...event import Batch
 from ...files import read_bounded, write_whole
@@ -93,7 +92,7 @@ class Telemetry:
         self._stats = stats
         self._batch_size = batch_size
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._serialization: deque[str] = deque(maxlen=_TEXTS)
         self._storage: deque[str] = deque(maxlen=_TEXTS)
         self._asked: str | None = None
@@ -108,7 +107,6 @@ class Telemetry:
         self._dropped_reported = 0
         with contextlib.suppress(OSError, ValueError):
             self._dropped_reported = int(read_bounded(self._path, 30))
-        _all.add(self)
 
     # --- from any thread --------------------------------------------------------------------------------------------
 
@@ -186,18 +184,6 @@ class Telemetry:
             self._dropped_reported += self._report.events_dropped
             with contextlib.suppress(OSError):  # then they are reported once more after a restart
                 write_whole(self._path, str(self._dropped_reported).encode())
-
-
-_all: weakref.WeakSet[Telemetry] = weakref.WeakSet()
-
-
-def _after_fork_in_child() -> None:
-    for each in list(_all):
-        each._lock = threading.Lock()  # a thread that the child does not have may have held it
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _forget(errors: deque[str], told: list[str]) -> None:

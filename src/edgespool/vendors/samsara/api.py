@@ -12,12 +12,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ... import failed
+from ... import failed, forks
 from ..._version import __version__
 from ...client import Client, CloseReport
 from ...errors import ConfigError, EventError, FailedFileError, QueueError
@@ -97,7 +96,7 @@ class SamsaraClient:
         own = {name: value for name, value in config.items() if name not in _OPTIONS}
         self._watching = own.pop("watch", None) or Watch()
         self._failures = 0  # exchanges that came to nothing; written by the sender's thread alone
-        self._lock = threading.Lock()
+        self._lock = forks.Lock()
         self._publishing = 0  # calls of publish_events that need the sender
         self._consuming = bool(options["start_publishing_thread"])
         self._stats_due = 0.0  # monotonic seconds

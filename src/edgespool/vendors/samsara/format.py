@@ -11,6 +11,7 @@ without decoding the rest; one that the user gave stands behind the `sourceId`, 
 
 from __future__ import annotations
 
+import contextlib
 import time as _time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -58,7 +59,10 @@ def _instead(event: Mapping[str, Any], key: str) -> str:
     if key not in event:
         return "and it is missing"
     value = event[key]
-    return f"not {value!r}" if isinstance(value, (float, int, bool, type(None))) else f"not {type(value).__name__}"
+    if isinstance(value, (float, int, bool, type(None))):
+        with contextlib.suppress(Exception):  # a number may have too many digits for Python
+            return f"not {value!r}"
+    return f"not {type(value).__name__}"
 
 
 def seconds(timestamp: int) -> float:
