@@ -658,24 +658,25 @@ class Worker:
     def _postpone(self, batch: Batch, route: _Route, decision: Decision, attempt: int, everywhere: bool) -> None:
         self._queue.requeue(batch)
         self._draining = True
-        self._hurry = False
         paused = decision.action is Action.PAUSE
         kind = _kind(decision)
         first = self._last_error is None or self._last_kind != kind
         self._last_error, self._last_kind = decision.reason, kind
-        if everywhere:
-            self._down_attempt += 1
-            self._down_due = decision.due
-            self._down_held = paused
-            self._known_network = self._network()
-            if self._policy.max_attempts is not None:
+        with self._lock:  # or who hurries in between would have it tried again and again without a pause
+            self._hurry = False
+            if everywhere:
+                self._down_attempt += 1
+                self._down_due = decision.due
+                self._down_held = paused
+                self._known_network = self._network()
+                if self._policy.max_attempts is not None:
+                    route.attempt = attempt
+                    self._routes[batch.route] = route
+            else:
                 route.attempt = attempt
+                route.due = decision.due
+                route.held = decision.reason if paused else None
                 self._routes[batch.route] = route
-        else:
-            route.attempt = attempt
-            route.due = decision.due
-            route.held = decision.reason if paused else None
-            self._routes[batch.route] = route
         error = EdgespoolError(decision.reason)
         if paused:
             where = f" for route {batch.route!r}" if batch.route else ""

@@ -7,6 +7,7 @@ import errno
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,7 +140,7 @@ def test_the_syncer_lets_go_of_the_snapshot_within_the_interval(open_queue: Open
     for _ in range(1000):
         if queue._store._snapshot is None:
             return
-        queue._stop_syncer.wait(0.01)
+        time.sleep(0.01)
     raise AssertionError("it is still held")
 
 

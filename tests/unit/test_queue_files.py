@@ -6,6 +6,7 @@ import os
 import sqlite3
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import pairwise
@@ -118,7 +119,7 @@ def test_at_durability_process_a_flush_follows_within_the_interval(
     for _ in range(1000):
         if flushes.count and not queue._store.unsynced:
             return
-        queue._stop_syncer.wait(0.01)
+        time.sleep(0.01)
     raise AssertionError("it was never flushed")
 
 
