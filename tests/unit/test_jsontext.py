@@ -198,3 +198,10 @@ def test_text_that_is_no_json_or_nested_too_deeply_is_a_value_error() -> None:
     for text in ("", "{", "nope", b"\xff\xfe\xff", "[" * 100_000):
         with pytest.raises(ValueError):  # noqa: PT011 - json's own, of several kinds
             jsontext.loads(text)
+
+
+@given(st.lists(st.binary(max_size=3), max_size=4))
+def test_an_array_is_its_elements_between_brackets(parts: list[bytes]) -> None:
+    before = list(parts)
+    assert jsontext.array(parts) == jsontext.array(iter(parts)) == b"[" + b",".join(parts) + b"]"
+    assert parts == before

@@ -122,7 +122,7 @@ class CloudEvents:
         """Return the batch as one JSON array."""
         columns = batch.columns
         payloads = map(self.render, batch.events) if True in columns.corrected else columns.payloads
-        body = b"[" + b",".join(payloads) + b"]"
+        body = jsontext.array(payloads)
         headers = {
             "Content-Type": "application/cloudevents-batch+json; charset=utf-8",
             "Idempotency-Key": idempotency_key(batch),

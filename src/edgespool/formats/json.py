@@ -40,7 +40,7 @@ class PlainJson:
 
     def request(self, batch: Batch) -> Request:
         """Return the batch as one JSON array."""
-        body = b"[" + b",".join(batch.columns.payloads) + b"]"
+        body = jsontext.array(batch.columns.payloads)
         return Request(body, {"Content-Type": "application/json", "Idempotency-Key": idempotency_key(batch)})
 
     def restore(self, value: Any, id: str | None, time: float | None) -> StoredEvent:

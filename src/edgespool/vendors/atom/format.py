@@ -147,7 +147,7 @@ class AtomFormat:
                 )
         elif signed is None:
             key = self.keys.get(stream)
-        data = (b"[" + b",".join([text for _, text in split]) + b"]").decode()
+        data = jsontext.array([text for _, text in split]).decode()
         return Request(body_of(stream, data, key, bulk=True), HEADERS, path="bulk", compressible=False)
 
     def render(self, event: StoredEvent) -> bytes:

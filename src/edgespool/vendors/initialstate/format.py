@@ -125,7 +125,7 @@ class InitialState:
         first = batch.events[0]
         if first.payload.startswith(_BUCKET):
             return Request(first.payload, headers, path="/api/buckets", compressible=False)
-        body = b"[" + b",".join([e.payload if not e.corrected else self.render(e) for e in batch.events]) + b"]"
+        body = jsontext.array([e.payload if not e.corrected else self.render(e) for e in batch.events])
         return Request(body, headers, path="/api/events", compressible=False)
 
     def render(self, event: StoredEvent) -> bytes:

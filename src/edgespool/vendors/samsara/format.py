@@ -123,7 +123,7 @@ class SamsaraEvents:
             "Content-Encoding": "identity",  # whoever compresses the body says so in its place
             PUBLISHED_TIMESTAMP: str(_time.time_ns() // 1_000_000),
         }
-        return Request(b"[" + b",".join([self.render(event) for event in batch.events]) + b"]", headers)
+        return Request(jsontext.array(map(self.render, batch.events)), headers)
 
     def restore(self, value: Any, id: str | None, time: float | None) -> StoredEvent:
         """Return an event made from its JSON object; a missing sourceId is the settings' source."""
